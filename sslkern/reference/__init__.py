@@ -1,0 +1,8 @@
+"""The definitions: every operator in short eager PyTorch, differentiable, in any dtype.
+
+Tests, benchmarks and documentation compare against these functions and nothing else.
+"""
+
+from sslkern.reference.ntxent import ntxent_loss
+
+__all__ = ["ntxent_loss"]
