@@ -1,0 +1,42 @@
+# Each target sets up what it needs from nothing and does only what is missing when repeated.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
+
+.PHONY: bench test lint format clean
+
+bench: $(VENV)/.installed $(VENV)/.peers
+	$(BIN)/python -m sslkern bench $(ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.requirements
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+$(VENV)/.requirements: requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# The libraries that the benchmark compares with. Without their dependencies: torchvision would replace torch.
+$(VENV)/.peers: $(VENV)/.requirements requirements-peers.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf build $(VENV) sslkern/_C*.so sslkern/_build_info.json *.egg-info

@@ -1,0 +1,77 @@
+// The Python module _C. Importing it registers the operators (csrc/ops); it says itself only what
+// was built.
+#include <ATen/Parallel.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "contract/machine.h"
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+namespace sslkern {
+namespace {
+
+std::vector<std::string> compiled_isas() {
+#ifdef SSLKERN_X86
+  return {"portable", "avx2", "avx512"};
+#else
+  return {"portable"};
+#endif
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
+    if (cpu::isa_available(isa)) names.emplace_back(cpu::isa_name(isa));
+  }
+  return names;
+}
+
+py::dict build_config() {
+  py::dict config;
+  config["compiler"] = SSLKERN_COMPILER;
+  config["cxx_flags"] = SSLKERN_CXX_FLAGS;
+#ifdef _OPENMP
+  config["openmp"] = true;
+#else
+  config["openmp"] = false;
+#endif
+  config["instruction_sets"] = compiled_isas();
+  config["available_instruction_sets"] = available_isas();
+  config["active_instruction_set"] = cpu::isa_name(cpu::active_isa());
+  config["rejected_instruction_set"] = cpu::rejected_isa();
+  config["cuda"] = false;
+  return config;
+}
+
+double fma_peak(bool float64, int threads) {
+  constexpr double kSeconds = 0.02;
+  const py::gil_scoped_release release;
+  float sink = 0;
+  cpu::FmaPeak p{float64 ? Dtype::kFloat64 : Dtype::kFloat32, 64,
+                 threads > 0 ? threads : at::get_num_threads(), &sink};
+  for (;; p.repeats *= 2) {
+    const auto start = std::chrono::steady_clock::now();
+    const double count = double(cpu::fma_peak(p));
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (seconds >= kSeconds) return 2e-9 * count / seconds;
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled operators of sslkern; see sslkern.build_config().";
+  m.def("build_config", &build_config, "What was built, and what of it this processor runs.");
+  m.def("fma_peak", &fma_peak, py::arg("float64"), py::arg("threads"),
+        "GFLOP/s of multiply-adds on L1-resident data, the ceiling of every kernel.");
+}
+
+}  // namespace sslkern

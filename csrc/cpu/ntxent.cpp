@@ -1,0 +1,534 @@
+// NT-Xent on the CPU. Only tiles on and above the diagonal of S are computed; a tile lives in
+// registers and L1 (forward) or L2 (backward), and its row sums and column sums serve the two
+// blocks of rows that it belongs to.
+//
+// Operations: F = 2 N N D. Forward 0.5 F; backward 0.5 F for the tiles again and F for G Z: 2 F in
+// all. Everything is in base 2: the panels carry log2(e) / tau, so x_ij = s_ij log2(e) comes out of
+// the product.
+//
+// Two ways to the row sums. When every |x_ij| <= kBound (|z|^2 log2(e) / tau, by Cauchy-Schwarz;
+// tau >= 0.018 for unit rows) 2^x needs no shift at all: one exponential serves the row and the
+// column. Otherwise each tile gets its own row and column maxima, and the partial sums are merged
+// with their exponents.
+#include "contract/ntxent.h"
+
+#include "cpu/arena.h"
+#include "cpu/exp2.h"
+#include "cpu/schedule.h"
+#include "cpu/tile.h"
+#include "math/online_lse.h"
+
+namespace sslkern::cpu::SSLKERN_ISA {
+namespace {
+
+constexpr double kLog2E = 1.4426950408889634074;
+constexpr double kLn2 = 0.69314718055994530942;
+
+// Sums of 2^27 terms and weights of 1/2^27 still have 20 binary orders to spare in float32.
+constexpr double kBound = 80;
+
+// What forward and backward share: the packed rows, and the state of the tile schedule.
+template <class T>
+struct Rows {
+  Packed<T> z;
+  double* inv_norm;      // (N)
+  std::int64_t* turn;    // (blocks) rounds that are finished for each block
+  std::int64_t* ticket;  // the next tile to hand out
+  double* largest;       // largest squared norm of any row, infinity if one is not finite
+  T* tiles;              // one tile per thread
+
+  static Rows take(Arena& arena, std::int64_t n, std::int64_t d, int threads) {
+    Rows rows{};
+    rows.z.rows = n;
+    rows.z.dims = d;
+    rows.z.panels = arena.take<T>(Packed<T>::panels_size(n, d));
+    rows.z.strips = arena.take<T>(Packed<T>::strips_size(n, d));
+    rows.inv_norm = arena.take<double>(n);
+    rows.turn = arena.take<std::int64_t>(rows.z.blocks());
+    rows.ticket = arena.take<std::int64_t>(1);
+    rows.largest = arena.take<double>(1);
+    rows.tiles = arena.take<T>(threads * kTileSize<T>);
+    return rows;
+  }
+
+  void reset() const {
+    for (std::int64_t b = 0; b < z.blocks(); ++b) turn[b] = 0;
+    *ticket = 0;
+    *largest = 0;
+  }
+
+  // No |x_ij| exceeds this.
+  double bound(double scale) const { return *largest * scale; }
+
+  T* tile_of_thread() const { return tiles + thread_number() * kTileSize<T>; }
+};
+
+// To be called by all threads of a team; ends with a barrier.
+template <class T, class E, class P>
+void pack(const P& p, const Rows<T>& rows, double scale) {
+  const RowSource source{p.z_a, p.z_b, p.stride_a, p.stride_b, p.B};
+  const std::int64_t panels = Packed<T>::padded_rows(rows.z.rows) / kMicroCols<T>;
+  double largest = 0;
+#pragma omp for schedule(static) nowait
+  for (std::int64_t q = 0; q < panels; ++q) {
+    const double squared =
+        pack_panel<T, E>(source, q * kMicroCols<T>, p.normalize, T(scale), rows.z, rows.inv_norm);
+    largest = squared > largest ? squared : largest;
+  }
+#pragma omp critical(sslkern_ntxent_largest)
+  *rows.largest = largest > *rows.largest ? largest : *rows.largest;
+#pragma omp barrier
+}
+
+// The lanes q for which (row, column + q) lies above the diagonal and inside N x N.
+template <class T>
+SSLKERN_INLINE auto above_diagonal(std::int64_t row, std::int64_t column, std::int64_t n) {
+  using Int = typename Simd<T>::Int;
+  const IntVec<T> q = lane_index<T>(), zero{};
+  return (q > zero + Int(row - column)) & (q < zero + Int(row < n ? n - column : 0));
+}
+
+// Whether a micro-tile at global (row, column) touches the diagonal, the last row or the last
+// column.
+template <class T>
+SSLKERN_INLINE bool on_edge(std::int64_t row, std::int64_t column, std::int64_t n) {
+  return column < row + kMicroRows || column + kMicroCols<T> > n || row + kMicroRows > n;
+}
+
+// Calls visit(r, q) for the elements of a micro-tile at (row, column) that are positive pairs (i, i
+// + B).
+template <class T, class Visit>
+SSLKERN_INLINE void for_positives(std::int64_t row, std::int64_t column, std::int64_t b,
+                                  const Visit& visit) {
+  const std::int64_t shift = row + b - column;  // q of the positive of the first row
+  if (shift <= -kMicroRows || shift >= kMicroCols<T>) return;
+  for (int r = 0; r < kMicroRows && row + r < b; ++r) {
+    if (shift + r >= 0 && shift + r < kMicroCols<T>) visit(r, int(shift) + r);
+  }
+}
+
+// Row and column sums of one tile.
+template <class T>
+struct TileSums {
+  alignas(kVectorBytes) T row_max[kTile], col_max[kTile];
+  alignas(kVectorBytes) T row_sum[kTile][kWidth<T>];  // vectors until the tile is done
+  alignas(kVectorBytes) T col_sum[kTile];
+};
+
+// Adds 2^x of a micro-tile to the sums, without a shift.
+template <class T, bool kEdge>
+SSLKERN_INLINE void add_powers(const MicroTile<T>& m, std::int64_t row, std::int64_t column,
+                               std::int64_t n, TileSums<T>& sums) {
+  constexpr int W = kWidth<T>;
+  Vec<T> c0 = load(sums.col_sum + m.j), c1 = load(sums.col_sum + m.j + W);
+#pragma GCC unroll 12
+  for (int r = 0; r < kMicroRows; ++r) {
+    Vec<T> e0 = exp2_in_range<T>(load(m.c + r * m.ldc)),
+           e1 = exp2_in_range<T>(load(m.c + r * m.ldc + W));
+    if constexpr (kEdge) {
+      e0 = above_diagonal<T>(row + r, column, n) ? e0 : Vec<T>{};
+      e1 = above_diagonal<T>(row + r, column + W, n) ? e1 : Vec<T>{};
+    }
+    c0 += e0;
+    c1 += e1;
+    store(sums.row_sum[m.i + r], load(sums.row_sum[m.i + r]) + (e0 + e1));
+  }
+  store(sums.col_sum + m.j, c0);
+  store(sums.col_sum + m.j + W, c1);
+}
+
+// Row and column maxima and sums of a whole tile in memory, in which masked elements are -infinity.
+template <class T>
+void reduce_tile(const T* tile, int rows, int cols, TileSums<T>& sums) {
+  constexpr int W = kWidth<T>;
+  const T lowest = -T(__builtin_inf());
+  for (int j = 0; j < cols; ++j) sums.col_max[j] = lowest;
+  for (int i = 0; i < rows; ++i) {
+    const T* x = tile + i * kTilePitch<T>;
+    Vec<T> best = splat(lowest);
+    for (int j = 0; j < cols; j += W) {
+      best = maximum<T>(best, load(x + j));
+      store(sums.col_max + j, maximum<T>(load(sums.col_max + j), load(x + j)));
+    }
+    sums.row_max[i] = horizontal_max<T>(best);
+  }
+  // A maximum of -infinity (all masked, or no number at all) shifts nothing: masked elements then
+  // add 0, NaN stays NaN.
+  for (int i = 0; i < rows; ++i)
+    sums.row_max[i] = sums.row_max[i] == lowest ? T(0) : sums.row_max[i];
+  for (int j = 0; j < cols; ++j)
+    sums.col_max[j] = sums.col_max[j] == lowest ? T(0) : sums.col_max[j];
+  for (int i = 0; i < rows; ++i) {
+    const T* x = tile + i * kTilePitch<T>;
+    Vec<T> sum{};
+    for (int j = 0; j < cols; j += W) {
+      sum += exp2_or_zero<T>(load(x + j) - splat(sums.row_max[i]));
+      store(sums.col_sum + j,
+            load(sums.col_sum + j) + exp2_or_zero<T>(load(x + j) - load(sums.col_max + j)));
+    }
+    store(sums.row_sum[i], sum);
+  }
+}
+
+template <class T>
+struct Forward {
+  Rows<T> rows;
+  math::OnlineLse* lse;  // (N)
+  T* positive;           // (N) x of row i and its partner
+
+  static Forward take(Arena& arena, std::int64_t n, std::int64_t d, int threads) {
+    Forward f{};
+    f.rows = Rows<T>::take(arena, n, d, threads);
+    f.lse = arena.take<math::OnlineLse>(n);
+    f.positive = arena.take<T>(n);
+    return f;
+  }
+};
+
+template <class T>
+void capture_positives(const MicroTile<T>& m, std::int64_t row, std::int64_t column, std::int64_t b,
+                       T* positive) {
+  for_positives<T>(row, column, b, [&](int r, int q) {
+    positive[row + r] = positive[row + r + b] = m.c[r * m.ldc + q];
+  });
+}
+
+template <class T>
+void sum_tile_bounded(const Forward<T>& f, const Tile& t, std::int64_t b, TileSums<T>& sums,
+                      T* buffer) {
+  const std::int64_t n = f.rows.z.rows, row0 = t.i * kTile, col0 = t.j * kTile;
+  const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+    const std::int64_t row = row0 + m.i, column = col0 + m.j;
+    if (on_edge<T>(row, column, n)) {
+      add_powers<T, true>(m, row, column, n, sums);
+    } else {
+      add_powers<T, false>(m, row, column, n, sums);
+    }
+    capture_positives<T>(m, row, column, b, f.positive);
+  };
+  similarity_tile<T, false>(f.rows.z, f.rows.z, t.i, t.j, t.i == t.j, buffer, finish,
+                            [](int, int) {});
+}
+
+template <class T>
+void sum_tile_shifted(const Forward<T>& f, const Tile& t, std::int64_t b, TileSums<T>& sums,
+                      T* buffer) {
+  const std::int64_t n = f.rows.z.rows, row0 = t.i * kTile, col0 = t.j * kTile;
+  const Vec<T> masked = splat(-T(__builtin_inf()));
+  const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+    const std::int64_t row = row0 + m.i, column = col0 + m.j;
+    capture_positives<T>(m, row, column, b, f.positive);
+    if (!on_edge<T>(row, column, n)) return;
+    for (int r = 0; r < kMicroRows; ++r) {
+      for (int q = 0; q < kMicroCols<T>; q += kWidth<T>) {
+        T* c = m.c + r * m.ldc + q;
+        store(c, above_diagonal<T>(row + r, column + q, n) ? load(c) : masked);
+      }
+    }
+  };
+  const auto skip = [&](int i, int j) __attribute__((always_inline)) {
+    for (int r = 0; r < kMicroRows; ++r) {
+      for (int q = 0; q < kMicroCols<T>; q += kWidth<T>)
+        store(buffer + (i + r) * kTilePitch<T> + j + q, masked);
+    }
+  };
+  similarity_tile<T, true>(f.rows.z, f.rows.z, t.i, t.j, t.i == t.j, buffer, finish, skip);
+  reduce_tile<T>(buffer, int(f.rows.z.block_rows(t.i, kMicroRows)),
+                 int(f.rows.z.block_rows(t.j, kMicroCols<T>)), sums);
+}
+
+// Merges the sums of a tile into those of its rows, block I first, each when its turn has come.
+template <class T>
+void merge_sums(const Forward<T>& f, const Tile& t, const TileSums<T>& sums) {
+  const std::int64_t n = f.rows.z.rows;
+  wait_turn(f.rows.turn + t.i, t.round);
+  for (std::int64_t i = 0; i < smaller(kTile, n - t.i * kTile); ++i) {
+    math::OnlineLse& lse = f.lse[t.i * kTile + i];
+    const math::OnlineLse tile{sums.row_max[i], horizontal_sum<T>(load(sums.row_sum[i]))};
+    lse = math::lse_merge(t.round == 0 ? math::OnlineLse{0, 0} : lse, tile);
+  }
+  if (t.i != t.j) {
+    pass_turn(f.rows.turn + t.i);
+    wait_turn(f.rows.turn + t.j, t.round);
+  }
+  for (std::int64_t j = 0; j < smaller(kTile, n - t.j * kTile); ++j) {
+    math::OnlineLse& lse = f.lse[t.j * kTile + j];
+    const bool fresh = t.round == 0 && t.i != t.j;
+    lse = math::lse_merge(fresh ? math::OnlineLse{0, 0} : lse,
+                          math::OnlineLse{sums.col_max[j], sums.col_sum[j]});
+  }
+  pass_turn(f.rows.turn + t.j);
+}
+
+template <class T>
+void sum_tiles(const Forward<T>& f, std::int64_t b, bool bounded) {
+  T* buffer = f.rows.tile_of_thread();
+  TileSums<T> sums;
+  SymmetricRounds rounds(f.rows.z.blocks());
+  for (std::int64_t q = next_ticket(f.rows.ticket); q < rounds.tiles();
+       q = next_ticket(f.rows.ticket)) {
+    const Tile t = rounds.at(q);
+    __builtin_memset(&sums, 0, sizeof(sums));
+    bounded ? sum_tile_bounded<T>(f, t, b, sums, buffer)
+            : sum_tile_shifted<T>(f, t, b, sums, buffer);
+    merge_sums<T>(f, t, sums);
+  }
+}
+
+template <class T, class E>
+void forward(const NtxentFwd& p) {
+  Arena arena(p.workspace);
+  const std::int64_t n = 2 * p.B;
+  const auto f = Forward<T>::take(arena, n, p.D, p.threads);
+  const double scale = kLog2E / *p.temperature;
+  f.rows.reset();
+#pragma omp parallel num_threads(p.threads)
+  {
+    pack<T, E>(p, f.rows, scale);
+    sum_tiles<T>(f, p.B, f.rows.bound(scale) <= kBound);
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double lse = math::lse_log2(f.lse[i]);
+      p.lse[i] = lse * kLn2;
+      static_cast<T*>(p.loss)[i] = T((lse - double(f.positive[i])) * kLn2);
+    }
+  }
+}
+
+// Per row: the upstream gradient g / g_max and, bounded, the weight of 2^x, else log2 of the row's
+// sum as high + low.
+template <class T>
+struct Backward {
+  Rows<T> rows;
+  T* grad_strips;                      // sum_j G_ij zh_j as strips, divided by g_max
+  T *g, *weight, *lse_high, *lse_low;  // (padded N)
+  double* row_dot;                     // (N) zh_i . grad_zh_i
+
+  static Backward take(Arena& arena, std::int64_t n, std::int64_t d, int threads) {
+    Backward w{};
+    const std::int64_t padded = round_up(n, kTile);
+    w.rows = Rows<T>::take(arena, n, d, threads);
+    w.grad_strips = arena.take<T>(Packed<T>::strips_size(n, d));
+    w.g = arena.take<T>(padded);
+    w.weight = arena.take<T>(padded);
+    w.lse_high = arena.take<T>(padded);
+    w.lse_low = arena.take<T>(padded);
+    w.row_dot = arena.take<double>(n);
+    return w;
+  }
+
+  T* grad_block(std::int64_t b) const { return grad_strips + b * rows.z.block_size(); }
+};
+
+// The largest |g_i|: dividing by it keeps tiny or huge upstream gradients (loss scaling) inside
+// float32. 1 when there is nothing to scale by, or no finite number.
+template <class T>
+double largest_gradient(const T* g, std::int64_t n) {
+  double largest = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double magnitude = __builtin_fabs(double(g[i]));
+    if (!(magnitude <= __DBL_MAX__)) return 1;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest == 0 ? 1 : largest;
+}
+
+template <class T>
+void prepare_row(const Backward<T>& w, const NtxentBwd& p, double g_max, std::int64_t i) {
+  if (i >= w.rows.z.rows) {
+    w.g[i] = w.weight[i] = w.lse_high[i] = w.lse_low[i] = T(0);
+    return;
+  }
+  const double g = double(static_cast<const T*>(p.grad_loss)[i]) / g_max, lse = p.lse[i] * kLog2E;
+  w.g[i] = T(g);
+  w.weight[i] = T(g * __builtin_exp2(-lse));
+  w.lse_high[i] = T(lse);
+  w.lse_low[i] = T(lse - double(w.lse_high[i]));
+}
+
+// G of two vectors of one row, from x in place; the -(g_i + g_j) of the positive pair comes after.
+template <class T, bool kBounded>
+SSLKERN_INLINE Vec<T> pair_gradient(const Backward<T>& w, Vec<T> x, std::int64_t row,
+                                    std::int64_t column) {
+  if constexpr (kBounded) {
+    return exp2_in_range<T>(x) * (splat(w.weight[row]) + load(w.weight + column));
+  } else {
+    const Vec<T> by_row = exp2_or_zero<T>((x - splat(w.lse_high[row])) - splat(w.lse_low[row]));
+    const Vec<T> by_column =
+        exp2_or_zero<T>((x - load(w.lse_high + column)) - load(w.lse_low + column));
+    return by_row * splat(w.g[row]) + by_column * load(w.g + column);
+  }
+}
+
+template <class T, bool kBounded, bool kEdge>
+SSLKERN_INLINE void to_gradient(const Backward<T>& w, const MicroTile<T>& m, std::int64_t row,
+                                std::int64_t column) {
+  constexpr int W = kWidth<T>;
+#pragma GCC unroll 12
+  for (int r = 0; r < kMicroRows; ++r) {
+#pragma GCC unroll 2
+    for (int q = 0; q < 2 * W; q += W) {
+      T* c = m.c + r * m.ldc + q;
+      Vec<T> g = pair_gradient<T, kBounded>(w, load(c), row + r, column + q);
+      if constexpr (kEdge) g = above_diagonal<T>(row + r, column + q, w.rows.z.rows) ? g : Vec<T>{};
+      store(c, g);
+    }
+  }
+}
+
+// Tile (I, J) of G, strictly above the diagonal; zero elsewhere.
+template <class T, bool kBounded>
+void gradient_tile(const Backward<T>& w, const Tile& t, std::int64_t b, T* buffer) {
+  const std::int64_t n = w.rows.z.rows, row0 = t.i * kTile, col0 = t.j * kTile;
+  const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+    const std::int64_t row = row0 + m.i, column = col0 + m.j;
+    if (on_edge<T>(row, column, n)) {
+      to_gradient<T, kBounded, true>(w, m, row, column);
+    } else {
+      to_gradient<T, kBounded, false>(w, m, row, column);
+    }
+    for_positives<T>(row, column, b,
+                     [&](int r, int q) { m.c[r * m.ldc + q] -= w.g[row + r] + w.g[row + r + b]; });
+  };
+  const auto skip = [&](int i, int j) __attribute__((always_inline)) {
+    for (int r = 0; r < kMicroRows; ++r) {
+      __builtin_memset(buffer + (i + r) * kTilePitch<T> + j, 0, kMicroCols<T> * sizeof(T));
+    }
+  };
+  similarity_tile<T, true>(w.rows.z, w.rows.z, t.i, t.j, t.i == t.j, buffer, finish, skip);
+}
+
+// Adds G zh_J to the gradient of block I and G^T zh_I to that of block J.
+template <class T>
+void apply_gradient_tile(const Backward<T>& w, const Tile& t, const T* g) {
+  constexpr int MR = kMicroRows, NR = kMicroCols<T>, P = kTilePitch<T>;
+  const Packed<T>& z = w.rows.z;
+  const bool diagonal = t.i == t.j, first = t.round == 0;
+  const int rows = int(z.block_rows(t.i, MR)), cols = int(z.block_rows(t.j, NR));
+  wait_turn(w.rows.turn + t.i, t.round);
+  gradient_product<T, P, 1>(g, z.block(t.j), w.grad_block(t.i), z.strip_count(), rows, !first,
+                            [&](int i) { return Span{diagonal ? i / NR * NR : 0, cols}; });
+  if (!diagonal) {
+    pass_turn(w.rows.turn + t.i);
+    wait_turn(w.rows.turn + t.j, t.round);
+  }
+  gradient_product<T, 1, P>(g, z.block(t.i), w.grad_block(t.j), z.strip_count(),
+                            int(z.block_rows(t.j, MR)), !first || diagonal, [&](int j) {
+                              return Span{0, diagonal ? int(smaller(rows, j + MR)) : rows};
+                            });
+  pass_turn(w.rows.turn + t.j);
+}
+
+template <class T>
+void accumulate_gradient(const Backward<T>& w, std::int64_t b, bool bounded) {
+  T* buffer = w.rows.tile_of_thread();
+  SymmetricRounds rounds(w.rows.z.blocks());
+  for (std::int64_t q = next_ticket(w.rows.ticket); q < rounds.tiles();
+       q = next_ticket(w.rows.ticket)) {
+    const Tile t = rounds.at(q);
+    bounded ? gradient_tile<T, true>(w, t, b, buffer) : gradient_tile<T, false>(w, t, b, buffer);
+    apply_gradient_tile<T>(w, t, buffer);
+  }
+}
+
+// Row i of the result: back through the normalisation, and into the element type.
+template <class T, class E>
+void finish_row(const Backward<T>& w, const NtxentBwd& p, double scale, std::int64_t i) {
+  constexpr int NR = kMicroCols<T>;
+  constexpr std::int64_t kStrip = std::int64_t(kStripRows) * NR;
+  const T* z = w.rows.z.row(i);
+  const T* grad = w.grad_strips + (z - w.rows.z.strips);
+  double dot = 0;
+  for (std::int64_t s = 0; s < w.rows.z.strip_count(); ++s) {
+    double part[NR];
+    for (int c = 0; c < NR; ++c) part[c] = double(z[s * kStrip + c]) * double(grad[s * kStrip + c]);
+    for (int half = NR / 2; half > 0; half /= 2) {
+      for (int c = 0; c < half; ++c) part[c] += part[c + half];
+    }
+    dot += part[0];
+  }
+  w.row_dot[i] = dot * scale;
+  const double outer = scale * (p.normalize ? w.rows.inv_norm[i] : 1.0),
+               along = p.normalize ? dot : 0.0;
+  E* out = (i < p.B ? static_cast<E*>(p.grad_z_a) + i * p.D
+                    : static_cast<E*>(p.grad_z_b) + (i - p.B) * p.D);
+  for (std::int64_t d = 0; d < p.D; d += NR) {
+    const T *zs = z + d / NR * kStrip, *gs = grad + d / NR * kStrip;
+    for (int c = 0; c < smaller(NR, p.D - d); ++c) {
+      out[d + c] = math::Rounded<E>::from(T((double(gs[c]) - along * double(zs[c])) * outer));
+    }
+  }
+}
+
+template <class T, class E>
+void backward(const NtxentBwd& p) {
+  Arena arena(p.workspace);
+  const std::int64_t n = 2 * p.B;
+  const auto w = Backward<T>::take(arena, n, p.D, p.threads);
+  const double tau = *p.temperature,
+               g_max = largest_gradient(static_cast<const T*>(p.grad_loss), n);
+  w.rows.reset();
+#pragma omp parallel num_threads(p.threads)
+  {
+    pack<T, E>(p, w.rows, kLog2E / tau);
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < round_up(n, kTile); ++i) prepare_row<T>(w, p, g_max, i);
+    accumulate_gradient<T>(w, p.B, w.rows.bound(kLog2E / tau) <= kBound);
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < n; ++i) finish_row<T, E>(w, p, g_max / tau, i);
+  }
+  double sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) sum += w.row_dot[i];
+  *p.grad_temperature = -sum / (2 * tau);
+}
+
+}  // namespace
+
+std::int64_t ntxent_fwd_workspace(const NtxentFwd& p) {
+  Arena arena(nullptr);
+  p.dtype == Dtype::kFloat64 ? void(Forward<double>::take(arena, 2 * p.B, p.D, p.threads))
+                             : void(Forward<float>::take(arena, 2 * p.B, p.D, p.threads));
+  return arena.used();
+}
+
+std::int64_t ntxent_bwd_workspace(const NtxentBwd& p) {
+  Arena arena(nullptr);
+  p.dtype == Dtype::kFloat64 ? void(Backward<double>::take(arena, 2 * p.B, p.D, p.threads))
+                             : void(Backward<float>::take(arena, 2 * p.B, p.D, p.threads));
+  return arena.used();
+}
+
+void ntxent_fwd(const NtxentFwd& p) {
+  switch (p.dtype) {
+    case Dtype::kFloat64:
+      return forward<double, double>(p);
+    case Dtype::kFloat32:
+      return forward<float, float>(p);
+    case Dtype::kBFloat16:
+      return forward<float, BFloat16>(p);
+    case Dtype::kFloat16:
+      return forward<float, Float16>(p);
+  }
+}
+
+void ntxent_bwd(const NtxentBwd& p) {
+  switch (p.dtype) {
+    case Dtype::kFloat64:
+      return backward<double, double>(p);
+    case Dtype::kFloat32:
+      return backward<float, float>(p);
+    case Dtype::kBFloat16:
+      return backward<float, BFloat16>(p);
+    case Dtype::kFloat16:
+      return backward<float, Float16>(p);
+  }
+}
+
+}  // namespace sslkern::cpu::SSLKERN_ISA
+
+SSLKERN_ENTRY(std::int64_t, ntxent_fwd_workspace, const NtxentFwd&)
+SSLKERN_ENTRY(std::int64_t, ntxent_bwd_workspace, const NtxentBwd&)
+SSLKERN_ENTRY(void, ntxent_fwd, const NtxentFwd&)
+SSLKERN_ENTRY(void, ntxent_bwd, const NtxentBwd&)

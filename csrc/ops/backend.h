@@ -1,0 +1,49 @@
+// What every op needs of the backend: the dtype mapping, the thread count and an aligned workspace.
+#pragma once
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "contract/types.h"
+
+namespace sslkern::ops {
+
+// For dtypes that check_float_tensor has accepted.
+inline Dtype to_dtype(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble:
+      return Dtype::kFloat64;
+    case at::kBFloat16:
+      return Dtype::kBFloat16;
+    case at::kHalf:
+      return Dtype::kFloat16;
+    default:
+      return Dtype::kFloat32;
+  }
+}
+
+// The dtype of statistics, sums and losses.
+inline at::ScalarType accumulate_dtype(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+inline at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, const at::Tensor& like) {
+  return at::empty(sizes,
+                   like.options().dtype(dtype).layout(at::kStrided).memory_format(c10::nullopt));
+}
+
+// Rows with adjacent columns: the tensor itself where it is so already, whatever the distance of
+// its rows.
+inline at::Tensor with_adjacent_columns(const at::Tensor& t) {
+  return t.stride(1) == 1 || t.size(1) == 1 ? t : t.contiguous();
+}
+
+// One thread per `rows_per_thread` rows at the most.
+inline int thread_count(int64_t rows, int64_t rows_per_thread) {
+  return int(std::clamp<int64_t>(rows / rows_per_thread, 1, at::get_num_threads()));
+}
+
+}  // namespace sslkern::ops

@@ -1,0 +1,112 @@
+// The one way to phrase an error:
+//   sslkern::<op>: expected <argument> to be <requirement>, got <what it was>. <remedy>
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <limits>
+#include <sstream>
+#include <string>
+
+// KIND is VALUE, TYPE or NOT_IMPLEMENTED, after the Python exception that it raises.
+#define SSLKERN_CHECK(KIND, CONDITION, OP, ARGUMENT, REQUIREMENT, ...)                            \
+  TORCH_CHECK_##KIND(CONDITION, "sslkern::", OP, ": expected ", ARGUMENT, " to be ", REQUIREMENT, \
+                     ", got ", __VA_ARGS__)
+
+namespace sslkern::ops {
+
+// torch.float32, as users write it.
+inline const char* dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble:
+      return "torch.float64";
+    case at::kFloat:
+      return "torch.float32";
+    case at::kBFloat16:
+      return "torch.bfloat16";
+    case at::kHalf:
+      return "torch.float16";
+    case at::kLong:
+      return "torch.int64";
+    case at::kInt:
+      return "torch.int32";
+    case at::kShort:
+      return "torch.int16";
+    case at::kChar:
+      return "torch.int8";
+    case at::kByte:
+      return "torch.uint8";
+    case at::kBool:
+      return "torch.bool";
+    case at::kComplexFloat:
+      return "torch.complex64";
+    case at::kComplexDouble:
+      return "torch.complex128";
+    default:
+      return c10::toString(dtype);
+  }
+}
+
+// (3, 128), as users write it.
+inline std::string shape_name(const at::Tensor& t) {
+  std::ostringstream out;
+  out << '(';
+  for (int64_t i = 0; i < t.dim(); ++i) out << (i ? ", " : "") << t.size(i);
+  out << (t.dim() == 1 ? ",)" : ")");
+  return out.str();
+}
+
+inline bool is_supported_float(at::ScalarType dtype) {
+  return dtype == at::kDouble || dtype == at::kFloat || dtype == at::kBFloat16 ||
+         dtype == at::kHalf;
+}
+
+// A dense floating-point tensor on a device that this build has kernels for.
+inline void check_float_tensor(const char* op, const char* name, const at::Tensor& t) {
+  SSLKERN_CHECK(TYPE, t.layout() == at::kStrided, op, name, "a dense tensor", "layout ", t.layout(),
+                ". Call .to_dense() first.");
+  SSLKERN_CHECK(VALUE, t.device().is_cpu(), op, name, "on the CPU, the only device of this build",
+                t.device().str());
+  SSLKERN_CHECK(TYPE, is_supported_float(t.scalar_type()), op, name,
+                "of dtype torch.float64, torch.float32, torch.bfloat16 or torch.float16",
+                dtype_name(t.scalar_type()));
+}
+
+// A (rows, columns) matrix with at least one of each.
+inline void check_matrix(const char* op, const char* name, const char* shape, const at::Tensor& t) {
+  check_float_tensor(op, name, t);
+  SSLKERN_CHECK(VALUE, t.dim() == 2, op, name, c10::str("of shape ", shape), "shape ",
+                shape_name(t));
+  SSLKERN_CHECK(VALUE, t.size(0) > 0 && t.size(1) > 0, op, name,
+                c10::str("of shape ", shape, " with no empty dimension"), "shape ", shape_name(t));
+}
+
+// `t` must have what `other` has.
+inline void check_like(const char* op, const char* name, const at::Tensor& t,
+                       const char* other_name, const at::Tensor& other) {
+  SSLKERN_CHECK(VALUE, t.device() == other.device(), op, name,
+                c10::str("on the device of ", other_name, ", ", other.device().str()),
+                t.device().str());
+  SSLKERN_CHECK(TYPE, t.scalar_type() == other.scalar_type(), op, name,
+                c10::str("of the dtype of ", other_name, ", ", dtype_name(other.scalar_type())),
+                dtype_name(t.scalar_type()));
+  SSLKERN_CHECK(VALUE, t.sizes() == other.sizes(), op, name,
+                c10::str("of the shape of ", other_name, ", ", shape_name(other)), "shape ",
+                shape_name(t));
+}
+
+// A Python number or a tensor with one element, to be read as float64.
+inline void check_scalar_tensor(const char* op, const char* name, const at::Tensor& t) {
+  check_float_tensor(op, name, t);
+  SSLKERN_CHECK(VALUE, t.numel() == 1, op, name, "a number or a tensor with one element", "shape ",
+                shape_name(t));
+}
+
+// Its value must be positive and finite. Reads it: only where that does not synchronise with a
+// device.
+inline void check_positive(const char* op, const char* name, double value) {
+  SSLKERN_CHECK(VALUE, value > 0 && value <= std::numeric_limits<double>::max(), op, name,
+                "positive and finite", value);
+}
+
+}  // namespace sslkern::ops

@@ -1,0 +1,5 @@
+"""Losses as modules."""
+
+from sslkern.losses.ntxent import NTXentLoss
+
+__all__ = ["NTXentLoss"]

@@ -1,0 +1,72 @@
+"""What the public functions share: numbers as tensors and the reduction over rows."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def as_scalar_tensor(value: float | Tensor, name: str, op: str, like: Tensor) -> Tensor:
+    """Wrap a Python number in a 0-d tensor on the device of ``like``; tensors pass through."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be a number or a tensor with one element, "
+            f"got {type(value).__name__}"
+        )
+    device = like.device if isinstance(like, Tensor) else None
+    return torch.full((), float(value), dtype=torch.float64, device=device)
+
+
+def check_tensor(value: object, name: str, op: str) -> None:
+    """Reject what is no tensor in the words that the operators use."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be a tensor, got {type(value).__name__}"
+        )
+
+
+def check_reduction(reduction: str, op: str) -> None:
+    """Reject an unknown reduction."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"sslkern::{op}: expected reduction to be 'none', 'mean' or 'sum', got {reduction!r}"
+        )
+
+
+def check_row_weight(weight: Tensor | None, op: str, lengths: dict[str, int], like: Tensor) -> None:
+    """Check ``weight`` to be floating, on the device of ``like`` and of one of the ``lengths``."""
+    if weight is None:
+        return
+    check_tensor(weight, "weight", op)
+    shapes = " or ".join(f"({name},) = ({n},)" for name, n in lengths.items())
+    if weight.dim() != 1 or weight.shape[0] not in lengths.values():
+        raise ValueError(
+            f"sslkern::{op}: expected weight to be of shape {shapes}, "
+            f"got shape {tuple(weight.shape)}"
+        )
+    if not weight.is_floating_point():
+        raise TypeError(
+            f"sslkern::{op}: expected weight to be a floating-point tensor, got {weight.dtype}"
+        )
+    if weight.device != like.device:
+        raise ValueError(
+            f"sslkern::{op}: expected weight to be on {like.device}, got {weight.device}"
+        )
+
+
+def reduce_rows(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    """Reduce per-row losses: none, sum, or mean = sum(w * loss) / sum(w)."""
+    if weight is not None:
+        weight = weight.to(loss.dtype)
+        loss = loss * weight
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.mean() if weight is None else loss.sum() / weight.sum()

@@ -1,0 +1,48 @@
+"""Loads the compiled module, which registers the operators, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+_REMEDY = "Rebuild with: pip install --no-build-isolation --force-reinstall --no-deps sslkern"
+
+
+def built_for() -> dict[str, str]:
+    """The torch and Python versions that the module was built for."""
+    path = Path(__file__).parents[1] / "_build_info.json"
+    if not path.exists():
+        raise ImportError(
+            "sslkern: expected the compiled module beside the Python files, got none. "
+            "Install with `pip install .` (or `pip install -e .`) from a checkout; "
+            "a C++20 compiler is needed."
+        )
+    info: dict[str, str] = json.loads(path.read_text())
+    return info
+
+
+def _release(version: str) -> str:
+    """'2.13.0+cpu' -> '2.13': what the C++ interface of torch is stable within."""
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+def load() -> ModuleType:
+    """Import ``sslkern._C``.
+
+    Raises:
+        ImportError: If it was not built, or was built for another torch than the one that runs.
+    """
+    built = built_for()["torch"]
+    if _release(built) != _release(torch.__version__):
+        raise ImportError(
+            f"sslkern: expected torch {_release(built)} (built for {built}), "
+            f"got torch {torch.__version__}. {_REMEDY}"
+        )
+    return import_module("sslkern._C")
+
+
+C = load()

@@ -1,0 +1,125 @@
+"""NT-Xent: the public function, and the shapes and gradient of its operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops._common import (
+    as_scalar_tensor,
+    check_reduction,
+    check_row_weight,
+    check_tensor,
+    reduce_rows,
+)
+
+
+def ntxent_loss(
+    z_a: Tensor,
+    z_b: Tensor,
+    temperature: float | Tensor = 0.5,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Normalised temperature-scaled cross entropy between two views, without the 2B x 2B matrix.
+
+    With the rows :math:`Z = [z_a; z_b]`, :math:`s_{ij} = \hat z_i \cdot \hat z_j / \tau` and the
+    partner :math:`\pi(i) = (i + B) \bmod 2B`:
+
+    .. math:: \ell_i = \log \sum_{j \ne i} \exp(s_{ij}) - s_{i, \pi(i)}
+
+    Rows whose norm is below 1e-12 count as zero vectors and get a zero gradient; here
+    ``torch.nn.functional.normalize`` would divide by eps. The result does not depend on the number
+    of threads, to the bit.
+
+    Args:
+        z_a: Embeddings of the first view, (B, D), float64, float32, bfloat16 or float16. Half
+            types are read as they are; all arithmetic is in float32 (float64 for float64).
+        z_b: Embeddings of the second view, like ``z_a``. Under autocast differing dtypes are
+            promoted to the wider one.
+        temperature: Positive number, or a tensor with one element, which may require grad.
+        normalize: Scale every row to unit norm first.
+        reduction: ``"none"`` for the 2B losses in the order [a; b], ``"sum"``, or ``"mean"`` =
+            sum(w * loss) / sum(w).
+        weight: Weight of each pair, (B,), or of each row, (2B,). May require grad.
+
+    Returns:
+        A scalar, or (2B,) for ``"none"``; float64 for float64 inputs, else float32.
+
+    Raises:
+        ValueError: For a wrong shape, device, reduction or temperature.
+        TypeError: For a wrong dtype or layout.
+        NotImplementedError: When the gradient itself is differentiated.
+
+    Example:
+        >>> import torch, sslkern
+        >>> z_a = torch.eye(2, requires_grad=True)
+        >>> loss = sslkern.ntxent_loss(z_a, torch.eye(2), temperature=0.5)
+        >>> print(f"{loss.item():.6f}")
+        0.239545
+        >>> loss.backward()
+
+    Equals: `sslkern.reference.ntxent_loss`.
+
+    Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
+    2020, https://arxiv.org/abs/2002.05709
+    """
+    check_tensor(z_a, "z_a", "ntxent")
+    check_tensor(z_b, "z_b", "ntxent")
+    check_reduction(reduction, "ntxent")
+    tau = as_scalar_tensor(temperature, "temperature", "ntxent", z_a)
+    if weight is not None and z_a.dim() == 2:
+        batch = z_a.shape[0]
+        check_row_weight(weight, "ntxent", {"B": batch, "2B": 2 * batch}, z_a)
+        if weight.shape[0] == batch:
+            weight = torch.cat([weight, weight])
+    loss, _ = torch.ops.sslkern.ntxent_fwd(z_a, z_b, tau, normalize)
+    return reduce_rows(loss, weight, reduction)
+
+
+@torch.library.register_fake("sslkern::ntxent_fwd")
+def _fake_fwd(
+    z_a: Tensor, z_b: Tensor, temperature: Tensor, normalize: bool
+) -> tuple[Tensor, Tensor]:
+    rows = z_a.shape[0] + z_b.shape[0]
+    accumulate = torch.float64 if z_a.dtype == torch.float64 else torch.float32
+    return z_a.new_empty((rows,), dtype=accumulate), z_a.new_empty((rows,), dtype=torch.float64)
+
+
+@torch.library.register_fake("sslkern::ntxent_bwd")
+def _fake_bwd(
+    grad_loss: Tensor, z_a: Tensor, z_b: Tensor, temperature: Tensor, lse: Tensor, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        z_a.new_empty(z_a.shape),
+        z_b.new_empty(z_b.shape),
+        temperature.new_empty(temperature.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    z_a, z_b, temperature, ctx.normalize = inputs
+    ctx.save_for_backward(z_a, z_b, temperature, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad_loss: Tensor, _grad_lse: Tensor) -> tuple[Tensor | None, ...]:
+    z_a, z_b, temperature, lse = ctx.saved_tensors
+    grads = torch.ops.sslkern.ntxent_bwd(grad_loss, z_a, z_b, temperature, lse, ctx.normalize)
+    return (*grads, None)
+
+
+def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "sslkern::ntxent: expected the gradient not to be differentiated again, got a double "
+        "backward. Use sslkern.reference.ntxent_loss where second derivatives are needed."
+    )
+
+
+torch.library.register_autograd("sslkern::ntxent_fwd", _backward, setup_context=_setup_context)
+torch.library.register_autograd("sslkern::ntxent_bwd", _no_double_backward)
