@@ -1,4 +1,6 @@
-"""Hands the build to CMake with Ninja. Environment variables:
+"""Hands the build to CMake with Ninja.
+
+Environment variables:
 
 SSLKERN_TORCH_DIR  folder of the torch package to build against (default: the installed one)
 SSLKERN_BUILD_DIR  folder that keeps the build between installs (default: build/cmake)
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def torch_dir() -> Path:
-    """Find torch without importing it: also from pip's isolated build environment, where it is not importable."""
+    """Find torch without importing it, which pip's isolated build environment could not."""
     if "SSLKERN_TORCH_DIR" in os.environ:
         return Path(os.environ["SSLKERN_TORCH_DIR"])
     spec = importlib.util.find_spec("torch")
@@ -28,7 +30,9 @@ def torch_dir() -> Path:
     for candidate in candidates:
         if (candidate / "include").is_dir():
             return candidate
-    sys.exit("sslkern: expected torch to be installed, got none. Run: pip install 'torch>=2.13,<2.15'")
+    sys.exit(
+        "sslkern: expected torch to be installed, got none. Run: pip install 'torch>=2.13,<2.15'"
+    )
 
 
 class CMakeBuild(build_ext):

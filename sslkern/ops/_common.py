@@ -31,6 +31,15 @@ def check_tensor(value: object, name: str, op: str) -> None:
         )
 
 
+def check_same_device(value: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:
+    """Reject a second device in the words that the operators use."""
+    if value.device != other.device:
+        raise ValueError(
+            f"sslkern::{op}: expected {name} to be on the device of {other_name}, "
+            f"{other.device}, got {value.device}"
+        )
+
+
 def check_reduction(reduction: str, op: str) -> None:
     """Reject an unknown reduction."""
     if reduction not in REDUCTIONS:
@@ -54,10 +63,7 @@ def check_row_weight(weight: Tensor | None, op: str, lengths: dict[str, int], li
         raise TypeError(
             f"sslkern::{op}: expected weight to be a floating-point tensor, got {weight.dtype}"
         )
-    if weight.device != like.device:
-        raise ValueError(
-            f"sslkern::{op}: expected weight to be on {like.device}, got {weight.device}"
-        )
+    check_same_device(weight, "weight", like, "the embeddings", op)
 
 
 def reduce_rows(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:

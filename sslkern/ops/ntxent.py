@@ -12,6 +12,7 @@ from sslkern.ops._common import (
     as_scalar_tensor,
     check_reduction,
     check_row_weight,
+    check_same_device,
     check_tensor,
     reduce_rows,
 )
@@ -82,16 +83,15 @@ def ntxent_loss(
     return reduce_rows(loss, weight, reduction)
 
 
-@torch.library.register_fake("sslkern::ntxent_fwd")
 def _fake_fwd(
     z_a: Tensor, z_b: Tensor, temperature: Tensor, normalize: bool
 ) -> tuple[Tensor, Tensor]:
+    check_same_device(z_b, "z_b", z_a, "z_a", "ntxent")
     rows = z_a.shape[0] + z_b.shape[0]
     accumulate = torch.float64 if z_a.dtype == torch.float64 else torch.float32
     return z_a.new_empty((rows,), dtype=accumulate), z_a.new_empty((rows,), dtype=torch.float64)
 
 
-@torch.library.register_fake("sslkern::ntxent_bwd")
 def _fake_bwd(
     grad_loss: Tensor, z_a: Tensor, z_b: Tensor, temperature: Tensor, lse: Tensor, normalize: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,5 +121,7 @@ def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
     )
 
 
+torch.library.register_fake("sslkern::ntxent_fwd", _fake_fwd)
+torch.library.register_fake("sslkern::ntxent_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::ntxent_fwd", _backward, setup_context=_setup_context)
 torch.library.register_autograd("sslkern::ntxent_bwd", _no_double_backward)

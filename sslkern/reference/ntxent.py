@@ -18,7 +18,7 @@ def ntxent_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Normalised temperature-scaled cross entropy of the 2B rows [z_a; z_b]; see `sslkern.ntxent_loss`."""
+    """Cross entropy of each of the 2B rows with its partner; see `sslkern.ntxent_loss`."""
     z = to_working_dtype(torch.cat([z_a, z_b]))
     if normalize:
         z = normalize_rows(z)

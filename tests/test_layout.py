@@ -1,0 +1,91 @@
+"""The shape of the repository: every row complete, every include legal, no stray names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CSRC = ROOT / "csrc"
+
+NOT_ROWS = {"types", "machine"}
+ROWS = sorted(p.stem for p in (CSRC / "contract").glob("*.h") if p.stem not in NOT_ROWS)
+COLUMNS = [
+    "csrc/contract/{}.h",
+    "csrc/ops/{}.cpp",
+    "csrc/cpu/{}.cpp",
+    "sslkern/ops/{}.py",
+    "sslkern/reference/{}.py",
+    "sslkern/losses/{}.py",
+    "sslkern/bench/{}.py",
+    "benchmarks/bench_{}.py",
+    "tests/test_{}.py",
+]
+
+# Folder of csrc -> what its files may include: folders of csrc, and system headers by pattern.
+INCLUDES = {
+    "contract": ({"contract"}, r"cstdint"),
+    "math": ({"math"}, r"cstdint"),
+    "cpu": (
+        {"contract", "math", "cpu"},
+        r"cstdint|cstddef|cstdlib|cstring|utility|sched\.h|omp\.h",
+    ),
+    "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|[a-z_]+"),
+}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted(p for p in (CSRC / folder).iterdir() if p.suffix in {".h", ".cpp"})
+
+
+def test_there_are_rows() -> None:
+    assert "ntxent" in ROWS
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row_is_complete(row: str) -> None:
+    missing = [c.format(row) for c in COLUMNS if not (ROOT / c.format(row)).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("folder", INCLUDES)
+def test_includes_are_legal(folder: str) -> None:
+    folders, system = INCLUDES[folder]
+    bad = []
+    for path in sources(folder):
+        for kind, name in re.findall(r'^\s*#\s*include\s*([<"])([^>"]+)', path.read_text(), re.M):
+            own = kind == '"' and name.split("/")[0] in folders
+            if not own and not (kind == "<" and re.fullmatch(system, name)):
+                bad.append(f"{path.name}: {name}")
+    assert not bad
+
+
+def test_every_folder_of_csrc_has_a_rule() -> None:
+    assert {p.name for p in CSRC.iterdir() if p.is_dir()} == set(INCLUDES)
+
+
+def test_references_import_torch_alone() -> None:
+    for path in (ROOT / "sslkern" / "reference").glob("*.py"):
+        for module in re.findall(r"^(?:from|import) ([\w.]+)", path.read_text(), re.M):
+            assert module.split(".")[0] in {"__future__", "torch"} or module.startswith(
+                "sslkern.reference"
+            )
+
+
+def test_losses_do_not_touch_the_compiled_module() -> None:
+    for path in (ROOT / "sslkern" / "losses").glob("*.py"):
+        assert "_C" not in path.read_text()
+
+
+def test_gradients_are_named_grad() -> None:
+    """``grad_z``, never ``dz``."""
+    pattern = re.compile(r"\bd(z|x|y|tau|loss)\b|\b(z|x|y|tau|loss)_grad\b")
+    paths = [*CSRC.rglob("*.[hc]*"), *(ROOT / "sslkern").rglob("*.py")]
+    assert not [p.name for p in paths if pattern.search(p.read_text())]
+
+
+def test_kernels_do_not_abort_or_print() -> None:
+    pattern = re.compile(r"\b(assert|printf|abort|exit)\s*\(")
+    assert not [p.name for p in CSRC.rglob("*.*") if pattern.search(p.read_text())]
