@@ -1,15 +1,18 @@
 // NT-Xent: softmax contrastive loss over the similarities of one set of rows with itself.
 //
-//   B pairs, N = 2B rows, D dims, tau the temperature; Z = [z_a; z_b], partner pi(i) = (i + B) mod
-//   N. zh_i = z_i / |z_i|            (normalize; zero when |z_i| < 1e-12), else zh_i = z_i s_ij =
-//   zh_i . zh_j / tau,     j != i lse_i  = log sum_{j != i} exp(s_ij) loss_i = lse_i - s_{i,pi(i)}
+//   B pairs, N = 2B rows, D dims, tau the temperature
+//   Z = [z_a; z_b], partner pi(i) = (i + B) mod N
+//   zh_i   = z_i / |z_i|    normalize; zero when |z_i| < 1e-12. Otherwise zh_i = z_i
+//   s_ij   = zh_i . zh_j / tau, j != i
+//   lse_i  = log sum_{j != i} exp(s_ij)
+//   loss_i = lse_i - s_{i,pi(i)}
 //
 // With upstream gradients g_i and p_ij = exp(s_ij - lse_i):
-//   G_ij = g_i p_ij + g_j p_ji - [j = pi(i)] (g_i + g_j)
+//
+//   G_ij      = g_i p_ij + g_j p_ji - [j = pi(i)] (g_i + g_j)
 //   grad_zh_i = (1/tau) sum_{j != i} G_ij zh_j
-//   grad_z_i  = (grad_zh_i - zh_i (zh_i . grad_zh_i)) / |z_i|   (normalize)
-//   grad_tau  = -(1/(2 tau)) sum_i zh_i . grad_zh_i             (the loss depends on zh / sqrt(tau)
-//   alone)
+//   grad_z_i  = (grad_zh_i - zh_i (zh_i . grad_zh_i)) / |z_i|    normalize
+//   grad_tau  = -(1/(2 tau)) sum_i zh_i . grad_zh_i    the loss depends on zh / sqrt(tau) alone
 //
 // Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
 // 2020.
@@ -20,7 +23,8 @@
 
 namespace sslkern {
 
-struct NtxentFwd {
+// What both directions read.
+struct NtxentInput {
   const void* z_a;            // (B, D) of dtype, rows stride_a apart, columns adjacent
   const void* z_b;            // (B, D) of dtype, rows stride_b apart, columns adjacent
   std::int64_t stride_a;      // elements
@@ -28,31 +32,27 @@ struct NtxentFwd {
   std::int64_t B;             // > 0
   std::int64_t D;             // > 0
   const double* temperature;  // scalar, > 0
-  void* loss;                 // (N) float64 for float64, else float32
-  double* lse;      // (N) always float64: float32 would cost the gradient of easy pairs digits
-  void* workspace;  // ntxent_fwd_workspace() bytes, aligned to a cache line
   Dtype dtype;
   bool normalize;
-  int threads;  // > 0
+};
+
+struct NtxentFwd {
+  NtxentInput in;
+  void* loss;       // (N) float64 for float64, else float32
+  double* lse;      // (N) float64 always: float32 would cost the gradient of easy pairs its digits
+  void* workspace;  // ntxent_fwd_workspace() bytes, aligned to a cache line
+  int threads;      // > 0
 };
 
 struct NtxentBwd {
-  const void* z_a;  // as above
-  const void* z_b;
-  std::int64_t stride_a;
-  std::int64_t stride_b;
-  std::int64_t B;
-  std::int64_t D;
-  const double* temperature;  // scalar
-  const double* lse;          // (N) from the forward pass
-  const void* grad_loss;      // (N) float64 for float64, else float32
-  void* grad_z_a;             // (B, D) of dtype, contiguous
-  void* grad_z_b;             // (B, D) of dtype, contiguous
-  double* grad_temperature;   // scalar
-  void* workspace;            // ntxent_bwd_workspace() bytes, aligned to a cache line
-  Dtype dtype;
-  bool normalize;
-  int threads;  // > 0
+  NtxentInput in;
+  const double* lse;         // (N) from the forward pass
+  const void* grad_loss;     // (N) float64 for float64, else float32
+  void* grad_z_a;            // (B, D) of dtype, contiguous
+  void* grad_z_b;            // (B, D) of dtype, contiguous
+  double* grad_temperature;  // scalar
+  void* workspace;           // ntxent_bwd_workspace() bytes, aligned to a cache line
+  int threads;               // > 0
 };
 
 namespace cpu {

@@ -64,15 +64,15 @@ struct Rows {
 };
 
 // To be called by all threads of a team; ends with a barrier.
-template <class T, class E, class P>
-void pack(const P& p, const Rows<T>& rows, double scale) {
-  const RowSource source{p.z_a, p.z_b, p.stride_a, p.stride_b, p.B};
+template <class T, class E>
+void pack(const NtxentInput& in, const Rows<T>& rows, double scale) {
+  const RowSource source{in.z_a, in.z_b, in.stride_a, in.stride_b, in.B};
   const std::int64_t panels = Packed<T>::padded_rows(rows.z.rows) / kMicroCols<T>;
   double largest = 0;
 #pragma omp for schedule(static) nowait
   for (std::int64_t q = 0; q < panels; ++q) {
     const double squared =
-        pack_panel<T, E>(source, q * kMicroCols<T>, p.normalize, T(scale), rows.z, rows.inv_norm);
+        pack_panel<T, E>(source, q * kMicroCols<T>, in.normalize, T(scale), rows.z, rows.inv_norm);
     largest = squared > largest ? squared : largest;
   }
 #pragma omp critical(sslkern_ntxent_largest)
@@ -278,14 +278,14 @@ void sum_tiles(const Forward<T>& f, std::int64_t b, bool bounded) {
 template <class T, class E>
 void forward(const NtxentFwd& p) {
   Arena arena(p.workspace);
-  const std::int64_t n = 2 * p.B;
-  const auto f = Forward<T>::take(arena, n, p.D, p.threads);
-  const double scale = kLog2E / *p.temperature;
+  const std::int64_t n = 2 * p.in.B;
+  const auto f = Forward<T>::take(arena, n, p.in.D, p.threads);
+  const double scale = kLog2E / *p.in.temperature;
   f.rows.reset();
 #pragma omp parallel num_threads(p.threads)
   {
-    pack<T, E>(p, f.rows, scale);
-    sum_tiles<T>(f, p.B, f.rows.bound(scale) <= kBound);
+    pack<T, E>(p.in, f.rows, scale);
+    sum_tiles<T>(f, p.in.B, f.rows.bound(scale) <= kBound);
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < n; ++i) {
@@ -449,13 +449,13 @@ void finish_row(const Backward<T>& w, const NtxentBwd& p, double scale, std::int
     dot += part[0];
   }
   w.row_dot[i] = dot * scale;
-  const double outer = scale * (p.normalize ? w.rows.inv_norm[i] : 1.0),
-               along = p.normalize ? dot : 0.0;
-  E* out = (i < p.B ? static_cast<E*>(p.grad_z_a) + i * p.D
-                    : static_cast<E*>(p.grad_z_b) + (i - p.B) * p.D);
-  for (std::int64_t d = 0; d < p.D; d += NR) {
+  const double outer = scale * (p.in.normalize ? w.rows.inv_norm[i] : 1.0),
+               along = p.in.normalize ? dot : 0.0;
+  E* out = (i < p.in.B ? static_cast<E*>(p.grad_z_a) + i * p.in.D
+                       : static_cast<E*>(p.grad_z_b) + (i - p.in.B) * p.in.D);
+  for (std::int64_t d = 0; d < p.in.D; d += NR) {
     const T *zs = z + d / NR * kStrip, *gs = grad + d / NR * kStrip;
-    for (int c = 0; c < smaller(NR, p.D - d); ++c) {
+    for (int c = 0; c < smaller(NR, p.in.D - d); ++c) {
       out[d + c] = math::Rounded<E>::from(T((double(gs[c]) - along * double(zs[c])) * outer));
     }
   }
@@ -464,17 +464,17 @@ void finish_row(const Backward<T>& w, const NtxentBwd& p, double scale, std::int
 template <class T, class E>
 void backward(const NtxentBwd& p) {
   Arena arena(p.workspace);
-  const std::int64_t n = 2 * p.B;
-  const auto w = Backward<T>::take(arena, n, p.D, p.threads);
-  const double tau = *p.temperature,
+  const std::int64_t n = 2 * p.in.B;
+  const auto w = Backward<T>::take(arena, n, p.in.D, p.threads);
+  const double tau = *p.in.temperature,
                g_max = largest_gradient(static_cast<const T*>(p.grad_loss), n);
   w.rows.reset();
 #pragma omp parallel num_threads(p.threads)
   {
-    pack<T, E>(p, w.rows, kLog2E / tau);
+    pack<T, E>(p.in, w.rows, kLog2E / tau);
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < round_up(n, kTile); ++i) prepare_row<T>(w, p, g_max, i);
-    accumulate_gradient<T>(w, p.B, w.rows.bound(kLog2E / tau) <= kBound);
+    accumulate_gradient<T>(w, p.in.B, w.rows.bound(kLog2E / tau) <= kBound);
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < n; ++i) finish_row<T, E>(w, p, g_max / tau, i);
@@ -488,20 +488,20 @@ void backward(const NtxentBwd& p) {
 
 std::int64_t ntxent_fwd_workspace(const NtxentFwd& p) {
   Arena arena(nullptr);
-  p.dtype == Dtype::kFloat64 ? void(Forward<double>::take(arena, 2 * p.B, p.D, p.threads))
-                             : void(Forward<float>::take(arena, 2 * p.B, p.D, p.threads));
+  p.in.dtype == Dtype::kFloat64 ? void(Forward<double>::take(arena, 2 * p.in.B, p.in.D, p.threads))
+                                : void(Forward<float>::take(arena, 2 * p.in.B, p.in.D, p.threads));
   return arena.used();
 }
 
 std::int64_t ntxent_bwd_workspace(const NtxentBwd& p) {
   Arena arena(nullptr);
-  p.dtype == Dtype::kFloat64 ? void(Backward<double>::take(arena, 2 * p.B, p.D, p.threads))
-                             : void(Backward<float>::take(arena, 2 * p.B, p.D, p.threads));
+  p.in.dtype == Dtype::kFloat64 ? void(Backward<double>::take(arena, 2 * p.in.B, p.in.D, p.threads))
+                                : void(Backward<float>::take(arena, 2 * p.in.B, p.in.D, p.threads));
   return arena.used();
 }
 
 void ntxent_fwd(const NtxentFwd& p) {
-  switch (p.dtype) {
+  switch (p.in.dtype) {
     case Dtype::kFloat64:
       return forward<double, double>(p);
     case Dtype::kFloat32:
@@ -514,7 +514,7 @@ void ntxent_fwd(const NtxentFwd& p) {
 }
 
 void ntxent_bwd(const NtxentBwd& p) {
-  switch (p.dtype) {
+  switch (p.in.dtype) {
     case Dtype::kFloat64:
       return backward<double, double>(p);
     case Dtype::kFloat32:

@@ -1,13 +1,10 @@
 // The two packed copies of a matrix Z (N rows, D columns) that the tile products read, both zero
-// padded to whole tiles.
+// padded to whole micro-tiles.
 //
-//   panels  [N / NR][D][NR]           k-major panels of NR rows: the B operand of S = Z Z^T.
-//   Scaled, so that S comes
-//                                     out in the unit that the epilogue wants
-//   strips  [N / T][D / NR][SR][NR]   blocks of T rows cut into strips of NR columns: the A operand
-//   of S (by
-//                                     broadcasts) and the B operand of G Z. Gradients accumulate in
-//                                     this layout too
+//   panels  [N / NR][D][NR]          k-major panels of NR rows: B of S = Z Z^T. Scaled, so that S
+//                                    comes out in the unit that the epilogue wants.
+//   strips  [N / T][D / NR][SR][NR]  blocks of T rows cut into strips of NR columns: A of S (by
+//                                    broadcasts) and B of G Z. Gradients have this layout too.
 //
 // SR = T + MR rows a strip: MR rows of the next strip then start where those of this one end,
 // modulo the 4 KiB that map onto the L1 sets, so that the strips under MR rows of A never evict
@@ -18,10 +15,12 @@
 
 namespace sslkern::cpu::SSLKERN_ISA {
 
-constexpr int kTile =
-    192;  // a multiple of every MR and NR; G (T x T float32, 156 KiB) and both blocks fit L2
+// Rows of a tile, T: a strip of T rows is 12 KiB with AVX-512 and with AVX2. G (T x T) and its two
+// blocks of rows stay in L2, and small problems still give every thread a few tiles. Twice and
+// three times as many measured the same within 3 %.
+constexpr int kTile = kVectorBytes == 64 ? 96 : 192;
 constexpr int kStripRows = kTile + kMicroRows;
-static_assert(kTile % kMicroRows == 0 && kMicroRows % 3 == 0);
+static_assert(kTile % kMicroRows == 0 && kTile % kMicroCols<float> == 0 && kMicroRows % 3 == 0);
 constexpr double kNormEps = 1e-12;
 
 SSLKERN_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

@@ -42,8 +42,7 @@ SSLKERN_INLINE void similarity_tile(const Packed<T>& x, const Packed<T>& y, std:
     const std::int64_t dims = smaller(kDimsPerPass, x.dims - k);
     const bool first = k == 0, last = k + dims == x.dims;
     const bool in_small = !kKeep && first && last;
-    const T* a =
-        x.block(I) + k * kStripRows;  // strip k / NR, and a strip holds kStripRows * NR elements
+    const T* a = x.block(I) + k * kStripRows;  // strip k / NR, of kStripRows * NR elements
     for (int j = 0; j < cols; j += NR) {
       const T* b = y.panel(J * kTile + j) + k * NR;
       for (int i = 0; i < rows; i += MR) {

@@ -31,20 +31,17 @@ void check_inputs(const Tensor& z_a, const Tensor& z_b, const Tensor& temperatur
 // The temperature as the kernels read it.
 Tensor as_double(const Tensor& temperature) { return temperature.to(at::kDouble).contiguous(); }
 
-template <class Params>
-Params params_for(const Tensor& z_a, const Tensor& z_b, const Tensor& temperature, bool normalize) {
-  Params p{};
-  p.z_a = z_a.const_data_ptr();
-  p.z_b = z_b.const_data_ptr();
-  p.stride_a = z_a.stride(0);
-  p.stride_b = z_b.stride(0);
-  p.B = z_a.size(0);
-  p.D = z_a.size(1);
-  p.temperature = temperature.const_data_ptr<double>();
-  p.dtype = to_dtype(z_a.scalar_type());
-  p.normalize = normalize;
-  p.threads = thread_count(2 * p.B, kRowsPerThread);
-  return p;
+NtxentInput input_of(const Tensor& z_a, const Tensor& z_b, const Tensor& temperature,
+                     bool normalize) {
+  return {z_a.const_data_ptr(),
+          z_b.const_data_ptr(),
+          z_a.stride(0),
+          z_b.stride(0),
+          z_a.size(0),
+          z_a.size(1),
+          temperature.const_data_ptr<double>(),
+          to_dtype(z_a.scalar_type()),
+          normalize};
 }
 
 std::tuple<Tensor, Tensor> ntxent_fwd(const Tensor& z_a, const Tensor& z_b,
@@ -56,7 +53,9 @@ std::tuple<Tensor, Tensor> ntxent_fwd(const Tensor& z_a, const Tensor& z_b,
   const int64_t rows = 2 * a.size(0);
   Tensor loss = empty({rows}, accumulate_dtype(a.scalar_type()), a),
          lse = empty({rows}, at::kDouble, a);
-  auto p = params_for<NtxentFwd>(a, b, tau, normalize);
+  NtxentFwd p{};
+  p.in = input_of(a, b, tau, normalize);
+  p.threads = thread_count(rows, kRowsPerThread);
   const Tensor workspace = empty({cpu::ntxent_fwd_workspace(p)}, at::kByte, a);
   p.loss = loss.mutable_data_ptr();
   p.lse = lse.mutable_data_ptr<double>();
@@ -83,7 +82,9 @@ std::tuple<Tensor, Tensor, Tensor> ntxent_bwd(const Tensor& grad_loss, const Ten
   Tensor grad_a = empty(a.sizes(), a.scalar_type(), a),
          grad_b = empty(b.sizes(), b.scalar_type(), b);
   Tensor grad_temperature = at::empty_like(tau);
-  auto p = params_for<NtxentBwd>(a, b, tau, normalize);
+  NtxentBwd p{};
+  p.in = input_of(a, b, tau, normalize);
+  p.threads = thread_count(rows, kRowsPerThread);
   const Tensor workspace = empty({cpu::ntxent_bwd_workspace(p)}, at::kByte, a);
   p.lse = l.const_data_ptr<double>();
   p.grad_loss = g.const_data_ptr();
