@@ -35,26 +35,38 @@ def torch_dir() -> Path:
     )
 
 
+BUILD = Path(os.environ.get("SSLKERN_BUILD_DIR", ROOT / "build" / "cmake"))
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        target = Path(self.get_ext_fullpath(ext.name)).resolve().parents[1]
-        build = Path(os.environ.get("SSLKERN_BUILD_DIR", ROOT / "build" / "cmake"))
-        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
         options = {
             "Python_EXECUTABLE": sys.executable,
             "SSLKERN_TORCH_DIR": torch_dir(),
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }
         flags = [f"-D{name}={value}" for name, value in options.items()]
+        jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
         # --fresh: an isolated build environment lies at another path every time.
-        for command in (
-            ["cmake", "--fresh", "-S", ROOT, "-B", build, "-G", "Ninja", *flags],
-            ["cmake", "--build", build, "--parallel", jobs],
-            ["cmake", "--install", build, "--prefix", target],
-        ):
-            subprocess.run(command, check=True)
+        run("cmake", "--fresh", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *flags)
+        run("cmake", "--build", BUILD, "--parallel", jobs)
+        install(Path(self.get_ext_fullpath(ext.name)).resolve().parents[1])
+
+    def copy_extensions_to_source(self) -> None:
+        """An editable install: the module and what it was built for, beside the sources."""
+        install(ROOT)
+
+
+def install(prefix: Path) -> None:
+    """Put the built files into ``prefix``/sslkern."""
+    run("cmake", "--install", BUILD, "--prefix", prefix)
+
+
+def run(*command: object) -> None:
+    """Run a command; its failure ends the build."""
+    subprocess.run([str(part) for part in command], check=True)
 
 
 torch_dir()  # a missing torch ends here, before anything is downloaded or compiled

@@ -28,7 +28,9 @@ def interesting_floats() -> np.ndarray:
     random = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint64)
     halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     around = halves.view(np.uint32).astype(np.uint64)
-    middles = [around + offset for offset in (0, 1, 0xFFFFFFFF, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000)]
+    middles = [
+        around + offset for offset in (0, 1, 0xFFFFFFFF, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000)
+    ]
     return (np.concatenate([random, *middles]) % 2**32).astype(np.uint32)
 
 

@@ -22,13 +22,6 @@ __attribute__((noinline)) void micro_product(const T* a, std::int64_t a_strip, c
   Vec<T> left[MR], right[MR];
 #pragma GCC unroll 12
   for (int r = 0; r < MR; ++r) left[r] = right[r] = Vec<T>{};
-  if (accumulate) {
-#pragma GCC unroll 12
-    for (int r = 0; r < MR; ++r) {
-      left[r] = load(c + r * ldc);
-      right[r] = load(c + r * ldc + W);
-    }
-  }
   const auto step = [&](const T* a_k, const T* b_k) __attribute__((always_inline)) {
     const Vec<T> b0 = load(b_k), b1 = load(b_k + W);
 #pragma GCC unroll 12
@@ -46,6 +39,15 @@ __attribute__((noinline)) void micro_product(const T* a, std::int64_t a_strip, c
     }
   }
   for (int k = 0; k < rest; ++k) step(a + k * KS, b + k * NR);
+  // C joins at the end: adding every product to it in turn would round at the size of C each time,
+  // an error that grows with the number of rows instead of the number of tiles.
+  if (accumulate) {
+#pragma GCC unroll 12
+    for (int r = 0; r < MR; ++r) {
+      left[r] += load(c + r * ldc);
+      right[r] += load(c + r * ldc + W);
+    }
+  }
 #pragma GCC unroll 12
   for (int r = 0; r < MR; ++r) {
     store(c + r * ldc, left[r]);

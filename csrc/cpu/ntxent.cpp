@@ -39,10 +39,9 @@ struct Rows {
 
   static Rows take(Arena& arena, std::int64_t n, std::int64_t d, int threads) {
     Rows rows{};
-    rows.z.rows = n;
-    rows.z.dims = d;
-    rows.z.panels = arena.take<T>(Packed<T>::panels_size(n, d));
-    rows.z.strips = arena.take<T>(Packed<T>::strips_size(n, d));
+    rows.z = Packed<T>::sized(n, d);
+    rows.z.panels = arena.take<T>(rows.z.panels_size());
+    rows.z.strips = arena.take<T>(rows.z.strips_size());
     rows.inv_norm = arena.take<double>(n);
     rows.turn = arena.take<std::int64_t>(rows.z.blocks());
     rows.ticket = arena.take<std::int64_t>(1);
@@ -67,7 +66,7 @@ struct Rows {
 template <class T, class E>
 void pack(const NtxentInput& in, const Rows<T>& rows, double scale) {
   const RowSource source{in.z_a, in.z_b, in.stride_a, in.stride_b, in.B};
-  const std::int64_t panels = Packed<T>::padded_rows(rows.z.rows) / kMicroCols<T>;
+  const std::int64_t panels = rows.z.padded_rows() / kMicroCols<T>;
   double largest = 0;
 #pragma omp for schedule(static) nowait
   for (std::int64_t q = 0; q < panels; ++q) {
@@ -110,9 +109,9 @@ SSLKERN_INLINE void for_positives(std::int64_t row, std::int64_t column, std::in
 // Row and column sums of one tile.
 template <class T>
 struct TileSums {
-  alignas(kVectorBytes) T row_max[kTile], col_max[kTile];
-  alignas(kVectorBytes) T row_sum[kTile][kWidth<T>];  // vectors until the tile is done
-  alignas(kVectorBytes) T col_sum[kTile];
+  alignas(kVectorBytes) T row_max[kMaxTile], col_max[kMaxTile];
+  alignas(kVectorBytes) T row_sum[kMaxTile][kWidth<T>];  // vectors until the tile is done
+  alignas(kVectorBytes) T col_sum[kMaxTile];
 };
 
 // Adds 2^x of a micro-tile to the sums, without a shift.
@@ -196,7 +195,7 @@ void capture_positives(const MicroTile<T>& m, std::int64_t row, std::int64_t col
 template <class T>
 void sum_tile_bounded(const Forward<T>& f, const Tile& t, std::int64_t b, TileSums<T>& sums,
                       T* buffer) {
-  const std::int64_t n = f.rows.z.rows, row0 = t.i * kTile, col0 = t.j * kTile;
+  const std::int64_t n = f.rows.z.rows, row0 = t.i * f.rows.z.tile, col0 = t.j * f.rows.z.tile;
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
     if (on_edge<T>(row, column, n)) {
@@ -213,7 +212,7 @@ void sum_tile_bounded(const Forward<T>& f, const Tile& t, std::int64_t b, TileSu
 template <class T>
 void sum_tile_shifted(const Forward<T>& f, const Tile& t, std::int64_t b, TileSums<T>& sums,
                       T* buffer) {
-  const std::int64_t n = f.rows.z.rows, row0 = t.i * kTile, col0 = t.j * kTile;
+  const std::int64_t n = f.rows.z.rows, row0 = t.i * f.rows.z.tile, col0 = t.j * f.rows.z.tile;
   const Vec<T> masked = splat(-T(__builtin_inf()));
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
@@ -240,19 +239,19 @@ void sum_tile_shifted(const Forward<T>& f, const Tile& t, std::int64_t b, TileSu
 // Merges the sums of a tile into those of its rows, block I first, each when its turn has come.
 template <class T>
 void merge_sums(const Forward<T>& f, const Tile& t, const TileSums<T>& sums) {
-  const std::int64_t n = f.rows.z.rows;
+  const std::int64_t n = f.rows.z.rows, tile = f.rows.z.tile;
   wait_turn(f.rows.turn + t.i, t.round);
-  for (std::int64_t i = 0; i < smaller(kTile, n - t.i * kTile); ++i) {
-    math::OnlineLse& lse = f.lse[t.i * kTile + i];
-    const math::OnlineLse tile{sums.row_max[i], horizontal_sum<T>(load(sums.row_sum[i]))};
-    lse = math::lse_merge(t.round == 0 ? math::OnlineLse{0, 0} : lse, tile);
+  for (std::int64_t i = 0; i < smaller(tile, n - t.i * tile); ++i) {
+    math::OnlineLse& lse = f.lse[t.i * tile + i];
+    const math::OnlineLse sum{sums.row_max[i], horizontal_sum<T>(load(sums.row_sum[i]))};
+    lse = math::lse_merge(t.round == 0 ? math::OnlineLse{0, 0} : lse, sum);
   }
   if (t.i != t.j) {
     pass_turn(f.rows.turn + t.i);
     wait_turn(f.rows.turn + t.j, t.round);
   }
-  for (std::int64_t j = 0; j < smaller(kTile, n - t.j * kTile); ++j) {
-    math::OnlineLse& lse = f.lse[t.j * kTile + j];
+  for (std::int64_t j = 0; j < smaller(tile, n - t.j * tile); ++j) {
+    math::OnlineLse& lse = f.lse[t.j * tile + j];
     const bool fresh = t.round == 0 && t.i != t.j;
     lse = math::lse_merge(fresh ? math::OnlineLse{0, 0} : lse,
                           math::OnlineLse{sums.col_max[j], sums.col_sum[j]});
@@ -307,9 +306,9 @@ struct Backward {
 
   static Backward take(Arena& arena, std::int64_t n, std::int64_t d, int threads) {
     Backward w{};
-    const std::int64_t padded = round_up(n, kTile);
     w.rows = Rows<T>::take(arena, n, d, threads);
-    w.grad_strips = arena.take<T>(Packed<T>::strips_size(n, d));
+    const std::int64_t padded = w.rows.z.blocks() * w.rows.z.tile;
+    w.grad_strips = arena.take<T>(w.rows.z.strips_size());
     w.g = arena.take<T>(padded);
     w.weight = arena.take<T>(padded);
     w.lse_high = arena.take<T>(padded);
@@ -380,7 +379,7 @@ SSLKERN_INLINE void to_gradient(const Backward<T>& w, const MicroTile<T>& m, std
 // Tile (I, J) of G, strictly above the diagonal; zero elsewhere.
 template <class T, bool kBounded>
 void gradient_tile(const Backward<T>& w, const Tile& t, std::int64_t b, T* buffer) {
-  const std::int64_t n = w.rows.z.rows, row0 = t.i * kTile, col0 = t.j * kTile;
+  const std::int64_t n = w.rows.z.rows, row0 = t.i * w.rows.z.tile, col0 = t.j * w.rows.z.tile;
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
     if (on_edge<T>(row, column, n)) {
@@ -407,13 +406,14 @@ void apply_gradient_tile(const Backward<T>& w, const Tile& t, const T* g) {
   const bool diagonal = t.i == t.j, first = t.round == 0;
   const int rows = int(z.block_rows(t.i, MR)), cols = int(z.block_rows(t.j, NR));
   wait_turn(w.rows.turn + t.i, t.round);
-  gradient_product<T, P, 1>(g, z.block(t.j), w.grad_block(t.i), z.strip_count(), rows, !first,
+  gradient_product<T, P, 1>(g, z.block(t.j), w.grad_block(t.i), z.strip_count(), z.strip_size(),
+                            rows, !first,
                             [&](int i) { return Span{diagonal ? i / NR * NR : 0, cols}; });
   if (!diagonal) {
     pass_turn(w.rows.turn + t.i);
     wait_turn(w.rows.turn + t.j, t.round);
   }
-  gradient_product<T, 1, P>(g, z.block(t.i), w.grad_block(t.j), z.strip_count(),
+  gradient_product<T, 1, P>(g, z.block(t.i), w.grad_block(t.j), z.strip_count(), z.strip_size(),
                             int(z.block_rows(t.j, MR)), !first || diagonal, [&](int j) {
                               return Span{0, diagonal ? int(smaller(rows, j + MR)) : rows};
                             });
@@ -436,13 +436,14 @@ void accumulate_gradient(const Backward<T>& w, std::int64_t b, bool bounded) {
 template <class T, class E>
 void finish_row(const Backward<T>& w, const NtxentBwd& p, double scale, std::int64_t i) {
   constexpr int NR = kMicroCols<T>;
-  constexpr std::int64_t kStrip = std::int64_t(kStripRows) * NR;
+  const std::int64_t strip_size = w.rows.z.strip_size();
   const T* z = w.rows.z.row(i);
   const T* grad = w.grad_strips + (z - w.rows.z.strips);
   double dot = 0;
   for (std::int64_t s = 0; s < w.rows.z.strip_count(); ++s) {
     double part[NR];
-    for (int c = 0; c < NR; ++c) part[c] = double(z[s * kStrip + c]) * double(grad[s * kStrip + c]);
+    for (int c = 0; c < NR; ++c)
+      part[c] = double(z[s * strip_size + c]) * double(grad[s * strip_size + c]);
     for (int half = NR / 2; half > 0; half /= 2) {
       for (int c = 0; c < half; ++c) part[c] += part[c + half];
     }
@@ -454,7 +455,7 @@ void finish_row(const Backward<T>& w, const NtxentBwd& p, double scale, std::int
   E* out = (i < p.in.B ? static_cast<E*>(p.grad_z_a) + i * p.in.D
                        : static_cast<E*>(p.grad_z_b) + (i - p.in.B) * p.in.D);
   for (std::int64_t d = 0; d < p.in.D; d += NR) {
-    const T *zs = z + d / NR * kStrip, *gs = grad + d / NR * kStrip;
+    const T *zs = z + d / NR * strip_size, *gs = grad + d / NR * strip_size;
     for (int c = 0; c < smaller(NR, p.in.D - d); ++c) {
       out[d + c] = math::Rounded<E>::from(T((double(gs[c]) - along * double(zs[c])) * outer));
     }
@@ -473,7 +474,8 @@ void backward(const NtxentBwd& p) {
   {
     pack<T, E>(p.in, w.rows, kLog2E / tau);
 #pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < round_up(n, kTile); ++i) prepare_row<T>(w, p, g_max, i);
+    for (std::int64_t i = 0; i < w.rows.z.blocks() * w.rows.z.tile; ++i)
+      prepare_row<T>(w, p, g_max, i);
     accumulate_gradient<T>(w, p.in.B, w.rows.bound(kLog2E / tau) <= kBound);
 #pragma omp barrier
 #pragma omp for schedule(static)

@@ -6,21 +6,21 @@
 //   strips  [N / T][D / NR][SR][NR]  blocks of T rows cut into strips of NR columns: A of S (by
 //                                    broadcasts) and B of G Z. Gradients have this layout too.
 //
-// SR = T + MR rows a strip: MR rows of the next strip then start where those of this one end,
-// modulo the 4 KiB that map onto the L1 sets, so that the strips under MR rows of A never evict
-// each other.
+// SR = T + MR rows a strip: without the MR extra ones, the parts of all strips that MR rows of A
+// touch would lie a multiple of 4 KiB apart, in the same few sets of L1.
 #pragma once
 #include "cpu/micro.h"
 #include "math/half.h"
 
 namespace sslkern::cpu::SSLKERN_ISA {
 
-// Rows of a tile, T: a strip of T rows is 12 KiB with AVX-512 and with AVX2. G (T x T) and its two
-// blocks of rows stay in L2, and small problems still give every thread a few tiles. Twice and
-// three times as many measured the same within 3 %.
-constexpr int kTile = kVectorBytes == 64 ? 96 : 192;
-constexpr int kStripRows = kTile + kMicroRows;
-static_assert(kTile % kMicroRows == 0 && kTile % kMicroCols<float> == 0 && kMicroRows % 3 == 0);
+// Largest T. G (T x T float32, 350 KiB) and a strip of either block then share L2. Measured on 1
+// MiB of L2, time relative to 288: 96 1.35 to 1.6, 192 1.08, 384 1.00.
+constexpr int kMaxTile = 288;
+constexpr int kTileUnit =
+    96;  // whole micro-tiles in both directions for every type and instruction set
+static_assert(kTileUnit % kMicroRows == 0 && kTileUnit % kMicroCols<float> == 0);
+
 constexpr double kNormEps = 1e-12;
 
 SSLKERN_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -30,32 +30,36 @@ SSLKERN_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a <
 template <class T>
 struct Packed {
   static constexpr int NR = kMicroCols<T>;
-  std::int64_t rows, dims;
+  std::int64_t rows, dims, tile;
   T* panels;
   T* strips;
 
-  std::int64_t blocks() const { return ceil_div(rows, kTile); }
-  std::int64_t strip_count() const { return ceil_div(dims, NR); }
-  std::int64_t block_size() const { return strip_count() * kStripRows * NR; }
-  T* panel(std::int64_t row) const { return panels + row / NR * dims * NR; }
-  T* block(std::int64_t b) const { return strips + b * block_size(); }
-  // Element (row, 0) of strip 0; the next strip lies kStripRows * NR further.
-  T* row(std::int64_t row) const { return block(row / kTile) + row % kTile * NR; }
-  // Rows of block b, rounded up to a multiple of `unit`.
-  std::int64_t block_rows(std::int64_t b, int unit) const {
-    return round_up(smaller(kTile, rows - b * kTile), unit);
+  // Small problems get small tiles, for the sake of the threads; a function of the size alone, so
+  // that the result does not depend on the number of threads.
+  static Packed sized(std::int64_t rows, std::int64_t dims) {
+    const std::int64_t tile = rows < 8 * kTileUnit    ? kTileUnit
+                              : rows < 16 * kTileUnit ? 2 * kTileUnit
+                                                      : kMaxTile;
+    return {rows, dims, tile, nullptr, nullptr};
   }
 
-  // Rows that exist in memory, zeros past the last: whole micro-tiles in both directions.
-  static std::int64_t padded_rows(std::int64_t rows) {
-    return round_up(rows, NR % kMicroRows ? 3 * NR : NR);
+  std::int64_t blocks() const { return ceil_div(rows, tile); }
+  std::int64_t strip_count() const { return ceil_div(dims, NR); }
+  std::int64_t strip_size() const { return (tile + kMicroRows) * NR; }
+  std::int64_t block_size() const { return strip_count() * strip_size(); }
+  T* panel(std::int64_t row) const { return panels + row / NR * dims * NR; }
+  T* block(std::int64_t b) const { return strips + b * block_size(); }
+  // Element (row, 0) of strip 0; the next strip lies strip_size() further.
+  T* row(std::int64_t row) const { return block(row / tile) + row % tile * NR; }
+  // Rows of block b, rounded up to a multiple of `unit`.
+  std::int64_t block_rows(std::int64_t b, int unit) const {
+    return round_up(smaller(tile, rows - b * tile), unit);
   }
-  static std::int64_t panels_size(std::int64_t rows, std::int64_t dims) {
-    return padded_rows(rows) * dims;
-  }
-  static std::int64_t strips_size(std::int64_t rows, std::int64_t dims) {
-    return ceil_div(rows, kTile) * ceil_div(dims, NR) * kStripRows * NR;
-  }
+
+  // Rows that exist in memory, zeros past the last.
+  std::int64_t padded_rows() const { return round_up(rows, kTileUnit); }
+  std::int64_t panels_size() const { return padded_rows() * dims; }
+  std::int64_t strips_size() const { return blocks() * block_size(); }
 };
 
 // sqrt of the sum of squares in double; scaled by a power of two where the squares overflow.
@@ -118,7 +122,7 @@ double pack_panel(const RowSource& source, std::int64_t first, bool normalize, T
     largest = squared > largest ? squared : largest;
   }
   for (std::int64_t s = 0; s < out.strip_count(); ++s) {
-    T* strip = out.row(first) + s * kStripRows * NR;
+    T* strip = out.row(first) + s * out.strip_size();
     const int cols = int(smaller(NR, out.dims - s * NR));
     for (std::int64_t r = 0; r < NR; ++r) {
       T* to = strip + r * NR;

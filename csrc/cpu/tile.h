@@ -8,12 +8,12 @@ namespace sslkern::cpu::SSLKERN_ISA {
 // Columns of a T x T tile buffer: an odd number of cache lines a row, so that a column walk visits
 // all L1 sets.
 template <class T>
-constexpr int kTilePitch = kTile + kCacheLine / int(sizeof(T));
+constexpr int kTilePitch = kMaxTile + kCacheLine / int(sizeof(T));
 static_assert(kTilePitch<float> * 4 / kCacheLine % 2 == 1 &&
               kTilePitch<double> * 8 / kCacheLine % 2 == 1);
 
 template <class T>
-constexpr std::int64_t kTileSize = std::int64_t(kTile) * kTilePitch<T>;
+constexpr std::int64_t kTileSize = std::int64_t(kMaxTile) * kTilePitch<T>;
 
 // Dimensions per pass of the S product: a panel of B (NR x 256 x 4 bytes) then stays in L1.
 constexpr std::int64_t kDimsPerPass = 256;
@@ -42,9 +42,9 @@ SSLKERN_INLINE void similarity_tile(const Packed<T>& x, const Packed<T>& y, std:
     const std::int64_t dims = smaller(kDimsPerPass, x.dims - k);
     const bool first = k == 0, last = k + dims == x.dims;
     const bool in_small = !kKeep && first && last;
-    const T* a = x.block(I) + k * kStripRows;  // strip k / NR, of kStripRows * NR elements
+    const T* a = x.block(I) + k / NR * x.strip_size();
     for (int j = 0; j < cols; j += NR) {
-      const T* b = y.panel(J * kTile + j) + k * NR;
+      const T* b = y.panel(J * y.tile + j) + k * NR;
       for (int i = 0; i < rows; i += MR) {
         if (diagonal && j + NR - 1 <= i) {
           if (last) skip(i, j);
@@ -52,7 +52,7 @@ SSLKERN_INLINE void similarity_tile(const Packed<T>& x, const Packed<T>& y, std:
         }
         T* c = in_small ? small : tile + i * kTilePitch<T> + j;
         const std::int64_t ldc = in_small ? NR : kTilePitch<T>;
-        micro_product<T, NR, 1>(a + i * NR, kStripRows * NR, b, dims / NR, int(dims % NR), c, ldc,
+        micro_product<T, NR, 1>(a + i * NR, x.strip_size(), b, dims / NR, int(dims % NR), c, ldc,
                                 !first);
         if (last) finish(MicroTile<T>{c, ldc, i, j});
       }
@@ -65,11 +65,12 @@ SSLKERN_INLINE void similarity_tile(const Packed<T>& x, const Packed<T>& y, std:
 // in rows i .. i + MR.
 template <class T, int RS, int KS, class Range>
 SSLKERN_INLINE void gradient_product(const T* g, const T* from, T* to, std::int64_t strips,
-                                     int rows, bool accumulate, const Range& range) {
+                                     std::int64_t strip_size, int rows, bool accumulate,
+                                     const Range& range) {
   constexpr int NR = kMicroCols<T>, MR = kMicroRows;
   for (std::int64_t s = 0; s < strips; ++s) {
-    const T* b = from + s * kStripRows * NR;
-    T* c = to + s * kStripRows * NR;
+    const T* b = from + s * strip_size;
+    T* c = to + s * strip_size;
     for (int i = 0; i < rows; i += MR) {
       const auto [begin, end] = range(i);
       micro_product<T, RS, KS>(g + std::int64_t(i) * RS + std::int64_t(begin) * KS, NR * KS,

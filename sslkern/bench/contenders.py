@@ -1,0 +1,132 @@
+"""What a benchmark compares: a loss with its inputs (`Case`) and the ways to compute it.
+
+A second loss is one more file beside ``ntxent.py`` with a `Case`, and one entry in
+``sslkern.bench.CASES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LossFn = Callable[..., Tensor]
+"""Inputs of the case -> scalar loss."""
+
+
+class UnavailableError(Exception):
+    """A contender cannot take part, for a reason worth printing in the table."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """N x D: ``rows`` embeddings in total (2B for two views of B samples) of ``dim`` features."""
+
+    rows: int
+    dim: int
+
+    def __str__(self) -> str:
+        """As on the command line: ``8192x128``."""
+        return f"{self.rows}x{self.dim}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One loss at one size and dtype, with its inputs."""
+
+    size: Size
+    dtype: torch.dtype
+    inputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one forward and backward gives."""
+
+    loss: Tensor
+    grads: tuple[Tensor, ...]
+
+
+Step = Callable[[], Outcome | None]
+"""One forward and backward on fresh leaves. A floor computes no loss and gives None."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute the loss and its gradients."""
+
+    name: str
+    about: str
+    prepare: Callable[[Problem], Step]
+    """Imports what it needs and returns the step; raises `UnavailableError` with the reason."""
+    matrices: float = 0.0
+    """How many N x N matrices (in the working dtype) it holds at its peak, measured once: a guard
+    against the kernel's out-of-memory killer, which takes the whole process without an error."""
+    compiles: bool = False
+    """Whether the first call at a size compiles; memory is then measured on the second call."""
+    is_floor: bool = False
+    """Whether it is a lower bound to compare with, not a way to compute the loss."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss: how to make its inputs, its definition, its contenders."""
+
+    name: str
+    title: str
+    make_inputs: Callable[[Size, torch.dtype], tuple[Tensor, ...]]
+    check_size: Callable[[Size], None]
+    """Raises ValueError for a size the loss does not have."""
+    reference: LossFn
+    reference_matrices: float
+    """N x N matrices of float64 that the reference holds at its peak."""
+    flops: Callable[[Size], int]
+    """Floating-point operations of forward and backward that no algorithm can avoid."""
+    contenders: tuple[Contender, ...]
+    default_sizes: tuple[Size, ...]
+
+    def problem(self, size: Size, dtype: torch.dtype) -> Problem:
+        """Inputs of this size, the same in every process."""
+        return Problem(size, dtype, self.make_inputs(size, dtype))
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the arithmetic: float32 for half inputs, otherwise the inputs' own."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def differentiate(loss_fn: LossFn, inputs: tuple[Tensor, ...]) -> Outcome:
+    """One forward and backward of ``loss_fn`` on fresh leaves, so that no gradient accumulates."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    loss = loss_fn(*leaves)
+    loss.backward()  # type: ignore[no-untyped-call]
+    grads = tuple(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)
+    return Outcome(loss.detach(), grads)
+
+
+def loss_contender(
+    name: str,
+    about: str,
+    load: Callable[[Size], LossFn],
+    *,
+    matrices: float = 0.0,
+    compiles: bool = False,
+) -> Contender:
+    """A contender given by ``load``, which returns its loss function or raises.
+
+    Args:
+        name: What the table calls it.
+        about: One line for the help and the JSON.
+        load: Imports what the contender needs and returns the loss function for this size; raises
+            `UnavailableError` where it cannot take part.
+        matrices: See `Contender`.
+        compiles: See `Contender`.
+    """
+
+    def prepare(problem: Problem) -> Step:
+        loss_fn = load(problem.size)
+        return lambda: differentiate(loss_fn, problem.inputs)
+
+    return Contender(name, about, prepare, matrices=matrices, compiles=compiles)

@@ -1,0 +1,218 @@
+"""Measures the contenders of a case against each other: agreement, time, peak memory.
+
+Times are taken in rounds. Every round runs each contender once, so that a drift of the clock speed
+or a busy neighbour hits all alike, and each round starts with another contender, so that none
+always runs in the cache that the same predecessor left. The first call at a size (which may
+compile) and the first round are discarded.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from subprocess import SubprocessError
+from time import perf_counter
+from typing import Protocol
+
+import torch
+
+from sslkern import accuracy
+from sslkern.bench import memory
+from sslkern.bench.contenders import (
+    Case,
+    Contender,
+    Outcome,
+    Problem,
+    Size,
+    Step,
+    UnavailableError,
+    differentiate,
+    working_dtype,
+)
+from sslkern.bench.environment import available_memory
+from sslkern.bench.results import Row
+
+MIN_ROUNDS, MAX_ROUNDS = 3, 50
+TIMED_SECONDS = 60.0
+"""What all timed rounds of a run may take together when the number of repeats is not given. With
+compilation, references and memory on top, a default run stays below four minutes on two cores."""
+
+
+class Progress(Protocol):
+    """What the harness tells about its work."""
+
+    def phase(self, text: str, steps: int = 1) -> None:
+        """Begin a phase."""
+
+    def advance(self) -> None:
+        """One step done."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    sizes: tuple[Size, ...]
+    dtype: torch.dtype
+    contenders: tuple[Contender, ...]
+    threads: int
+    repeats: int | None = None
+    """Timed rounds; None chooses them so that the whole run takes about `TIMED_SECONDS`."""
+    measure_memory: bool = True
+
+
+@dataclass
+class Entry:
+    """A contender at one size: how to run it and where its numbers go."""
+
+    contender: Contender
+    row: Row
+    step: Step | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it takes part in the rounds."""
+        return self.row.status == "ok"
+
+    def attempt(self, work: Callable[[], object]) -> None:
+        """Do ``work``; what goes wrong in it takes this contender out and nobody else."""
+        try:
+            work()
+        except UnavailableError as error:
+            self.row.drop("skipped", str(error))
+        except Exception as error:  # MemoryError, RuntimeError, a compiler's own: all are reported
+            text = str(error).strip() or "no message"
+            self.row.drop("failed", f"{type(error).__name__}: {text.splitlines()[0]}")
+        if not self.running:
+            self.step = None  # frees its buffers
+
+    def time_step(self) -> None:
+        """Run the step once and keep its time."""
+        assert self.step is not None
+        started = perf_counter()
+        self.step()
+        self.row.times_s.append(perf_counter() - started)
+
+
+def run_size(case: Case, plan: Plan, size: Size, progress: Progress) -> list[Row]:
+    """Measure all contenders at one size."""
+    problem = case.problem(size, plan.dtype)
+    entries = [_entry(case, contender, problem) for contender in plan.contenders]
+    if any(entry.contender.compiles for entry in entries):
+        torch._dynamo.reset()  # forget earlier sizes: none may be served by a dynamic graph
+    progress.phase(f"{size}: float64 reference")
+    target = _target(case, problem)
+    for entry in entries:
+        _warm_up(entry, problem, target, progress)
+    _time_rounds(entries, plan, size, progress)
+    for entry in entries:
+        entry.step = None
+    if plan.measure_memory:
+        _measure_memory(case, entries, plan, size, progress)
+    return [entry.row for entry in entries]
+
+
+def _entry(case: Case, contender: Contender, problem: Problem) -> Entry:
+    dtype = str(problem.dtype).removeprefix("torch.")
+    row = Row(case.name, problem.size, dtype, contender.name, is_floor=contender.is_floor)
+    return Entry(contender, row)
+
+
+def _target(case: Case, problem: Problem) -> Outcome | None:
+    """The float64 reference on the same rounded inputs; None if it does not fit into memory."""
+    if _shortage(case.reference_matrices, problem.size, torch.float64) is not None:
+        return None
+    return differentiate(case.reference, tuple(x.double() for x in problem.inputs))
+
+
+def _warm_up(entry: Entry, problem: Problem, target: Outcome | None, progress: Progress) -> None:
+    """First call at this size: loads, compiles, and shows how well the contender agrees."""
+    contender = entry.contender
+    compiling = " (compiles, takes a while)" if contender.compiles else ""
+    progress.phase(f"{problem.size}: first call of {contender.name}{compiling}")
+
+    def first_call() -> None:
+        shortage = _shortage(contender.matrices, problem.size, working_dtype(problem.dtype))
+        if shortage is not None:
+            raise UnavailableError(shortage)
+        entry.step = contender.prepare(problem)
+        outcome = entry.step()
+        if outcome is not None and target is not None:
+            entry.row.loss_error = accuracy.max_error(outcome.loss, target.loss)
+            entry.row.grad_error = _gradient_error(outcome, target)
+
+    entry.attempt(first_call)
+
+
+def _gradient_error(outcome: Outcome, target: Outcome) -> float:
+    """Relative L2 error of all gradients as one vector."""
+    actual, expected = (
+        torch.cat([g.double().flatten() for g in o.grads]) for o in (outcome, target)
+    )
+    return accuracy.l2_error(actual, expected)
+
+
+def _shortage(matrices: float, size: Size, dtype: torch.dtype) -> str | None:
+    """Why ``matrices`` N x N matrices do not fit into memory, if they do not."""
+    needed = int(matrices * size.rows**2 * dtype.itemsize)
+    available = available_memory()
+    if available is None or needed < available:
+        return None
+    return f"needs about {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are available"
+
+
+def _time_rounds(entries: Sequence[Entry], plan: Plan, size: Size, progress: Progress) -> None:
+    progress.phase(f"{size}: warm-up round")
+    started = perf_counter()
+    _round(entries, shift=0)
+    rounds = plan.repeats or _affordable_rounds(perf_counter() - started, len(plan.sizes))
+    for entry in entries:
+        entry.row.times_s.clear()
+    progress.phase(f"{size}: {rounds} rounds", rounds)
+    for shift in range(rounds):
+        _round(entries, shift)
+        progress.advance()
+
+
+def _affordable_rounds(seconds_per_round: float, sizes: int) -> int:
+    share = TIMED_SECONDS / sizes
+    return min(MAX_ROUNDS, max(MIN_ROUNDS, math.floor(share / max(seconds_per_round, 1e-6))))
+
+
+def _round(entries: Sequence[Entry], shift: int) -> None:
+    """Run and time every contender once, beginning with another one each time."""
+    with _no_garbage_collection():
+        for i in range(len(entries)):
+            entry = entries[(i + shift) % len(entries)]
+            if entry.step is not None:
+                entry.attempt(entry.time_step)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect now and not meanwhile: a collection would be charged to whoever runs."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _measure_memory(
+    case: Case, entries: Sequence[Entry], plan: Plan, size: Size, progress: Progress
+) -> None:
+    """Peak memory of those that ran; a failure costs the number, not the times."""
+    measured = [entry for entry in entries if entry.running and not entry.contender.is_floor]
+    for entry in measured:
+        progress.phase(f"{size}: memory of {entry.contender.name}")
+        job = memory.Job(
+            case.name, entry.contender.name, size.rows, size.dim, entry.row.dtype, plan.threads
+        )
+        try:
+            entry.row.peak_bytes = memory.measure(job)
+        except (RuntimeError, OSError, SubprocessError) as error:
+            entry.row.reason = f"memory not measured: {error}"

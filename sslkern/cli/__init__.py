@@ -1,0 +1,1 @@
+"""The command line: ``python -m sslkern {info,bench,verify,train}``."""
