@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
 .PHONY: bench test lint format clean
@@ -25,17 +26,17 @@ format: $(VENV)/.requirements
 
 $(VENV)/.requirements: requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
-# The libraries that the benchmark compares with. Without their dependencies: torchvision would replace torch.
+# lightly alone comes without its dependencies: torchvision would bring another torch.
 $(VENV)/.peers: $(VENV)/.requirements requirements-peers.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
+	$(PIP) --no-deps lightly==1.6.0
+	$(PIP) -r requirements-peers.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --no-build-isolation --no-deps -e .
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation --no-deps -e .
 	touch $@
 
 clean:

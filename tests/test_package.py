@@ -110,5 +110,5 @@ def test_fma_peak_is_positive(dtype: torch.dtype) -> None:
 
 
 def test_fma_peak_refuses_other_dtypes() -> None:
-    with pytest.raises(TypeError, match="got torch.int64"):
+    with pytest.raises(TypeError, match=r"got torch\.int64"):
         sslkern.fma_peak(torch.int64)

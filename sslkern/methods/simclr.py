@@ -1,0 +1,100 @@
+"""SimCLR: two views of an image attract each other, all other images of the batch repel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sslkern.ops.ntxent import ntxent_loss
+
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+"""Projections of the two views, (B, D) each, and the temperature -> scalar loss."""
+
+
+class SimCLR(nn.Module):
+    r"""Contrastive learning of an encoder :math:`f` through a projection head :math:`g`.
+
+    .. math:: h = f(x), \quad z = g(h) = W_2\,\mathrm{ReLU}(\mathrm{BN}(W_1 h)), \quad
+              \ell = \mathrm{NTXent}(z_a, z_b; \tau)
+
+    The loss looks at :math:`z`; what is kept after training is :math:`h`, that is
+    ``model.encoder``. Both views go through the encoder as one batch of 2B, so batch normalisation
+    sees both, as in the paper's code.
+
+    Args:
+        encoder: Maps views (B, ...) to features (B, feature_dim).
+        feature_dim: Width of the encoder's features.
+        hidden_dim: Width of the head's hidden layer; ``feature_dim`` if not given.
+        projection_dim: Width D of the projections that the loss compares.
+        temperature: tau of the loss.
+        loss: Called as ``loss(z_a, z_b, temperature)``; the fused NT-Xent if not given.
+
+    Example:
+        >>> import torch
+        >>> from sslkern.methods import SimCLR
+        >>> encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 32))
+        >>> model = SimCLR(encoder, feature_dim=32)
+        >>> images = torch.rand(16, 1, 8, 8)
+        >>> noisy = images + 0.1 * torch.randn_like(images)
+        >>> loss = model(images, noisy)
+        >>> loss.backward()
+        >>> model.encoder(images).shape
+        torch.Size([16, 32])
+
+    Source: Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual
+    Representations. 2020. https://arxiv.org/abs/2002.05709 (section 2, algorithm 1)
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_dim: int,
+        *,
+        hidden_dim: int | None = None,
+        projection_dim: int = 128,
+        temperature: float = 0.5,
+        loss: Loss = ntxent_loss,
+    ) -> None:
+        """Take the encoder as it is and build the head."""
+        super().__init__()
+        hidden_dim = feature_dim if hidden_dim is None else hidden_dim
+        self.encoder = encoder
+        self.head = nn.Sequential(
+            nn.Linear(feature_dim, hidden_dim, bias=False),  # the bias is in the batch norm
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, projection_dim),
+        )
+        self.temperature = temperature
+        self.loss = loss
+
+    def forward(self, view_a: Tensor, view_b: Tensor) -> Tensor:
+        """Return the loss of a batch of positive pairs.
+
+        Args:
+            view_a: (B, ...) in the dtype of the parameters; one view of each sample.
+            view_b: Same shape; another view of the same samples in the same order.
+
+        Returns:
+            What ``loss`` returns, by default the scalar mean over the 2B anchors.
+
+        Raises:
+            ValueError: If the views differ in shape, or the encoder returns something else than
+                (2B, feature_dim) for them.
+        """
+        if view_a.shape != view_b.shape:
+            raise ValueError(
+                "SimCLR: expected view_b to have the shape of view_a, "
+                f"{tuple(view_a.shape)}, got {tuple(view_b.shape)}"
+            )
+        h = self.encoder(torch.cat([view_a, view_b]))
+        expected = (2 * len(view_a), self.head[0].in_features)
+        if h.shape != expected:
+            raise ValueError(
+                f"SimCLR: expected encoder to return the shape {expected} for two views, "
+                f"got {tuple(h.shape)}"
+            )
+        z_a, z_b = self.head(h).chunk(2)
+        return self.loss(z_a, z_b, self.temperature)
