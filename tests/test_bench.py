@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from sslkern import reference
-from sslkern.bench import CASES, harness, memory, ntxent, peers
+from sslkern.bench import CASES, harness, info_nce, memory, ntxent, peers
 from sslkern.bench.contenders import Contender, Outcome, Size, UnavailableError, loss_contender
 from sslkern.bench.harness import Plan, run_size
 from sslkern.bench.results import Results, Row, compare, replacing, to_json, write_json
@@ -46,8 +46,13 @@ def measure(*contenders, repeats=3, size=SIZE, dtype=torch.float32, measure_memo
     return {row.contender: row for row in run_size(CASE, plan, size, Silent())}
 
 
-def contender(name):
-    return next(c for c in CASE.contenders if c.name == name)
+def contender(name, case=CASE):
+    return next(c for c in case.contenders if c.name == name)
+
+
+@pytest.fixture
+def short_queue(monkeypatch):
+    monkeypatch.setattr(info_nce, "QUEUE", 40)
 
 
 # --- harness --------------------------------------------------------------------------------------
@@ -147,6 +152,30 @@ def test_gradients_do_not_accumulate_over_steps():
     assert torch.equal(first.grads[0], second.grads[0])
 
 
+@pytest.mark.usefixtures("short_queue")
+@pytest.mark.parametrize("name", ["sslkern", "eager"])
+def test_only_the_queries_of_info_nce_get_a_gradient(name):
+    case = CASES["info_nce"]
+    problem = case.problem(SIZE, torch.float32)
+    outcome = contender(name, case).prepare(problem)()
+    assert [g.shape for g in outcome.grads] == [(32, 8)]
+    assert outcome.grads[0].any()
+    assert not any(x.requires_grad for x in problem.inputs)
+
+
+@pytest.mark.usefixtures("short_queue")
+@pytest.mark.parametrize("loss", sorted(CASES))
+def test_every_case_agrees_with_its_reference(loss):
+    case = CASES[loss]
+    floor = next(c for c in case.contenders if c.is_floor)
+    chosen = (contender("sslkern", case), contender("eager", case), floor)
+    rows = run_size(case, Plan((SIZE,), torch.float32, chosen, 1, 3, False), SIZE, Silent())
+    assert [row.status for row in rows] == ["ok"] * 3
+    for row in rows[:2]:
+        assert row.loss_error < 1e-6
+        assert row.grad_error < 1e-5
+
+
 # --- contenders -----------------------------------------------------------------------------------
 
 
@@ -155,6 +184,13 @@ def test_inputs_are_the_same_every_time():
     for x, y in zip(first, second, strict=True):
         assert x.shape == (16, 8)
         assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "clip"])
+@pytest.mark.parametrize("size", [Size(0, 8), Size(4, 0)])
+def test_empty_size_is_rejected(size, loss):
+    with pytest.raises(ValueError, match=f"size {size}"):
+        CASES[loss].check_size(size)
 
 
 @pytest.mark.parametrize("size", [Size(3, 8), Size(0, 8), Size(4, 0)])
@@ -181,14 +217,24 @@ def test_cubic_peer_is_skipped_above_its_limit():
         contender("pytorch-metric-learning").prepare(problem)
 
 
-@pytest.mark.parametrize("name", sorted(peers.PEERS))
-def test_installed_peer_computes_the_same_loss(name):
-    problem = CASE.problem(SIZE, torch.float64)
+@pytest.mark.usefixtures("short_queue")
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ("ntxent", "lightly"),
+        ("ntxent", "pytorch-metric-learning"),
+        ("info_nce", "info-nce-pytorch"),
+        ("clip", "open_clip"),
+    ],
+)
+def test_installed_peer_computes_the_same_loss(loss, name):
+    case = CASES[loss]
+    problem = case.problem(SIZE, torch.float64)
     try:
-        theirs = contender(name).prepare(problem)()
+        theirs = contender(name, case).prepare(problem)()
     except UnavailableError as error:
         pytest.skip(str(error))
-    ours = contender("eager").prepare(problem)()
+    ours = contender("eager", case).prepare(problem)()
     torch.testing.assert_close(theirs.loss, ours.loss)
     torch.testing.assert_close(theirs.grads, ours.grads)
 
@@ -204,6 +250,17 @@ def test_peer_that_does_not_import_says_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "broken_peer", None)
     with pytest.raises(UnavailableError, match="does not import: ModuleNotFoundError"):
         peers.import_peer("lightly", "broken_peer")
+
+
+def test_file_of_a_peer_is_loaded_without_its_package(monkeypatch):
+    monkeypatch.setitem(peers.PEERS, "pytest", peers.Peer("pytest", "pip install pytest"))
+    loaded = peers.load_peer_file("pytest", "_pytest/_version.py")
+    assert loaded.version == pytest.__version__
+    with pytest.raises(UnavailableError, match="does not import: FileNotFoundError"):
+        peers.load_peer_file("pytest", "_pytest/absent.py")
+    monkeypatch.setattr(peers, "installed_version", lambda peer: None)
+    with pytest.raises(UnavailableError, match="not installed: pip install --no-deps open_clip"):
+        peers.load_peer_file("open_clip_torch", "open_clip/loss.py")
 
 
 def test_torchvision_stub_is_there_only_meanwhile(monkeypatch):
@@ -345,6 +402,19 @@ def test_table_shows_numbers_ratios_and_reasons():
         assert fragment in text
     assert "lightly at 2048x128, 8192x128: skipped: not installed: [pip] install" in text
     assert "a CPU, threads: 1, cores: 2, avx2" in text
+
+
+@pytest.mark.parametrize("number", ["two", "four"])
+def test_table_names_the_floor(number):
+    from rich.console import Console
+
+    from sslkern.bench.table import print_results
+
+    rows = [row("sslkern", [0.5]), row(f"{number} sgemm", [0.25], is_floor=True)]
+    console = Console(width=140, record=True, file=io.StringIO())
+    print_results(Results(ENVIRONMENT, None, rows), "A title", console)
+    heading = console.export_text().split("\u2500")[0]
+    assert f" {number} " in heading
 
 
 def test_narrow_table_loses_columns_and_no_digits():

@@ -208,7 +208,9 @@ def test_verify_passes_for_the_kernel_in_every_dtype(capsys):
     output = capsys.readouterr().out
     for dtype in ("float64", "float32", "bfloat16", "float16"):
         assert dtype in output
-    assert "64 of 64 comparisons passed" in output
+    for name in ("ntxent", "info_nce", "info_nce, symmetric", "info_nce, negatives"):
+        assert f"{name}: part of the allowed error" in output
+    assert "272 of 272 comparisons passed" in output
 
 
 @pytest.mark.usefixtures("small_checks")
@@ -221,6 +223,18 @@ def test_verify_misses_a_kernel_that_is_a_little_off(capsys, monkeypatch):
     output = capsys.readouterr().out
     assert "MISS" in output
     assert "miss: ntxent loss, float32, 62x33, normalize=True, temperature 0.1: " in output
+
+
+@pytest.mark.usefixtures("small_checks")
+def test_verify_misses_a_wrong_form_of_an_op(capsys, monkeypatch):
+    def in_one_direction(*args, symmetric=False, **options):
+        return reference.info_nce_loss(*args, **options)
+
+    monkeypatch.setattr(sslkern, "info_nce_loss", in_one_direction)
+    assert call("verify", "--dtype", "float32") == 1
+    misses = [line for line in capsys.readouterr().out.splitlines() if line.startswith("miss: ")]
+    assert misses
+    assert all(line.startswith("miss: info_nce, symmetric ") for line in misses)
 
 
 @pytest.mark.usefixtures("small_checks")

@@ -30,7 +30,7 @@ INCLUDES = {
     "math": ({"math"}, r"cstdint"),
     "cpu": (
         {"contract", "math", "cpu"},
-        r"cstdint|cstddef|cstdlib|cstring|utility|sched\.h|omp\.h",
+        r"cstdint|cstddef|cstdlib|cstring|utility|time\.h|omp\.h",
     ),
     "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|[a-z_]+"),
 }

@@ -13,19 +13,11 @@
 #include "contract/ntxent.h"
 
 #include "cpu/arena.h"
-#include "cpu/exp2.h"
 #include "cpu/schedule.h"
-#include "cpu/tile.h"
-#include "math/online_lse.h"
+#include "cpu/softmax.h"
 
 namespace sslkern::cpu::SSLKERN_ISA {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634074;
-constexpr double kLn2 = 0.69314718055994530942;
-
-// Sums of 2^27 terms and weights of 1/2^27 still have 20 binary orders to spare in float32.
-constexpr double kBound = 80;
 
 // What forward and backward share: the packed rows, and the state of the tile schedule.
 template <class T>
@@ -70,8 +62,8 @@ void pack(const NtxentInput& in, const Rows<T>& rows, double scale) {
   double largest = 0;
 #pragma omp for schedule(static) nowait
   for (std::int64_t q = 0; q < panels; ++q) {
-    const double squared =
-        pack_panel<T, E>(source, q * kMicroCols<T>, in.normalize, T(scale), rows.z, rows.inv_norm);
+    const double squared = pack_panel<T, E>(source, q * kMicroCols<T>, in.normalize, RowFactor{},
+                                            T(scale), rows.z, rows.inv_norm);
     largest = squared > largest ? squared : largest;
   }
 #pragma omp critical(sslkern_ntxent_largest)
@@ -79,13 +71,19 @@ void pack(const NtxentInput& in, const Rows<T>& rows, double scale) {
 #pragma omp barrier
 }
 
-// The lanes q for which (row, column + q) lies above the diagonal and inside N x N.
+// The pairs of a micro-tile at (row, column) that lie above the diagonal and inside N x N.
 template <class T>
-SSLKERN_INLINE auto above_diagonal(std::int64_t row, std::int64_t column, std::int64_t n) {
-  using Int = typename Simd<T>::Int;
-  const IntVec<T> q = lane_index<T>(), zero{};
-  return (q > zero + Int(row - column)) & (q < zero + Int(row < n ? n - column : 0));
-}
+struct AboveDiagonal {
+  static constexpr bool kAll = false;
+  std::int64_t row, column, n;
+
+  SSLKERN_INLINE auto operator()(int r, int q) const {
+    using Int = typename Simd<T>::Int;
+    const IntVec<T> lane = lane_index<T>(), zero{};
+    const std::int64_t i = row + r, j = column + q;
+    return (lane > zero + Int(i - j)) & (lane < zero + Int(i < n ? n - j : 0));
+  }
+};
 
 // Whether a micro-tile at global (row, column) touches the diagonal, the last row or the last
 // column.
@@ -103,69 +101,6 @@ SSLKERN_INLINE void for_positives(std::int64_t row, std::int64_t column, std::in
   if (shift <= -kMicroRows || shift >= kMicroCols<T>) return;
   for (int r = 0; r < kMicroRows && row + r < b; ++r) {
     if (shift + r >= 0 && shift + r < kMicroCols<T>) visit(r, int(shift) + r);
-  }
-}
-
-// Row and column sums of one tile.
-template <class T>
-struct TileSums {
-  alignas(kVectorBytes) T row_max[kMaxTile], col_max[kMaxTile];
-  alignas(kVectorBytes) T row_sum[kMaxTile][kWidth<T>];  // vectors until the tile is done
-  alignas(kVectorBytes) T col_sum[kMaxTile];
-};
-
-// Adds 2^x of a micro-tile to the sums, without a shift.
-template <class T, bool kEdge>
-SSLKERN_INLINE void add_powers(const MicroTile<T>& m, std::int64_t row, std::int64_t column,
-                               std::int64_t n, TileSums<T>& sums) {
-  constexpr int W = kWidth<T>;
-  Vec<T> c0 = load(sums.col_sum + m.j), c1 = load(sums.col_sum + m.j + W);
-#pragma GCC unroll 12
-  for (int r = 0; r < kMicroRows; ++r) {
-    Vec<T> e0 = exp2_in_range<T>(load(m.c + r * m.ldc)),
-           e1 = exp2_in_range<T>(load(m.c + r * m.ldc + W));
-    if constexpr (kEdge) {
-      e0 = above_diagonal<T>(row + r, column, n) ? e0 : Vec<T>{};
-      e1 = above_diagonal<T>(row + r, column + W, n) ? e1 : Vec<T>{};
-    }
-    c0 += e0;
-    c1 += e1;
-    store(sums.row_sum[m.i + r], load(sums.row_sum[m.i + r]) + (e0 + e1));
-  }
-  store(sums.col_sum + m.j, c0);
-  store(sums.col_sum + m.j + W, c1);
-}
-
-// Row and column maxima and sums of a whole tile in memory, in which masked elements are -infinity.
-template <class T>
-void reduce_tile(const T* tile, int rows, int cols, TileSums<T>& sums) {
-  constexpr int W = kWidth<T>;
-  const T lowest = -T(__builtin_inf());
-  for (int j = 0; j < cols; ++j) sums.col_max[j] = lowest;
-  for (int i = 0; i < rows; ++i) {
-    const T* x = tile + i * kTilePitch<T>;
-    Vec<T> best = splat(lowest);
-    for (int j = 0; j < cols; j += W) {
-      best = maximum<T>(best, load(x + j));
-      store(sums.col_max + j, maximum<T>(load(sums.col_max + j), load(x + j)));
-    }
-    sums.row_max[i] = horizontal_max<T>(best);
-  }
-  // A maximum of -infinity (all masked, or no number at all) shifts nothing: masked elements then
-  // add 0, NaN stays NaN.
-  for (int i = 0; i < rows; ++i)
-    sums.row_max[i] = sums.row_max[i] == lowest ? T(0) : sums.row_max[i];
-  for (int j = 0; j < cols; ++j)
-    sums.col_max[j] = sums.col_max[j] == lowest ? T(0) : sums.col_max[j];
-  for (int i = 0; i < rows; ++i) {
-    const T* x = tile + i * kTilePitch<T>;
-    Vec<T> sum{};
-    for (int j = 0; j < cols; j += W) {
-      sum += exp2_or_zero<T>(load(x + j) - splat(sums.row_max[i]));
-      store(sums.col_sum + j,
-            load(sums.col_sum + j) + exp2_or_zero<T>(load(x + j) - load(sums.col_max + j)));
-    }
-    store(sums.row_sum[i], sum);
   }
 }
 
@@ -199,9 +134,9 @@ void sum_tile_bounded(const Forward<T>& f, const Tile& t, std::int64_t b, TileSu
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
     if (on_edge<T>(row, column, n)) {
-      add_powers<T, true>(m, row, column, n, sums);
+      add_powers<T>(m, AboveDiagonal<T>{row, column, n}, sums);
     } else {
-      add_powers<T, false>(m, row, column, n, sums);
+      add_powers<T>(m, AllLanes{}, sums);
     }
     capture_positives<T>(m, row, column, b, f.positive);
   };
@@ -213,22 +148,16 @@ template <class T>
 void sum_tile_shifted(const Forward<T>& f, const Tile& t, std::int64_t b, TileSums<T>& sums,
                       T* buffer) {
   const std::int64_t n = f.rows.z.rows, row0 = t.i * f.rows.z.tile, col0 = t.j * f.rows.z.tile;
-  const Vec<T> masked = splat(-T(__builtin_inf()));
+  const Vec<T> hidden = splat(-T(__builtin_inf()));
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
     capture_positives<T>(m, row, column, b, f.positive);
-    if (!on_edge<T>(row, column, n)) return;
-    for (int r = 0; r < kMicroRows; ++r) {
-      for (int q = 0; q < kMicroCols<T>; q += kWidth<T>) {
-        T* c = m.c + r * m.ldc + q;
-        store(c, above_diagonal<T>(row + r, column + q, n) ? load(c) : masked);
-      }
-    }
+    if (on_edge<T>(row, column, n)) hide_masked<T>(m, AboveDiagonal<T>{row, column, n});
   };
   const auto skip = [&](int i, int j) __attribute__((always_inline)) {
     for (int r = 0; r < kMicroRows; ++r) {
       for (int q = 0; q < kMicroCols<T>; q += kWidth<T>)
-        store(buffer + (i + r) * kTilePitch<T> + j + q, masked);
+        store(buffer + (i + r) * kTilePitch<T> + j + q, hidden);
     }
   };
   similarity_tile<T, true>(f.rows.z, f.rows.z, t.i, t.j, t.i == t.j, buffer, finish, skip);
@@ -243,8 +172,7 @@ void merge_sums(const Forward<T>& f, const Tile& t, const TileSums<T>& sums) {
   wait_turn(f.rows.turn + t.i, t.round);
   for (std::int64_t i = 0; i < smaller(tile, n - t.i * tile); ++i) {
     math::OnlineLse& lse = f.lse[t.i * tile + i];
-    const math::OnlineLse sum{sums.row_max[i], horizontal_sum<T>(load(sums.row_sum[i]))};
-    lse = math::lse_merge(t.round == 0 ? math::OnlineLse{0, 0} : lse, sum);
+    lse = math::lse_merge(t.round == 0 ? math::OnlineLse{0, 0} : lse, sums.row(i));
   }
   if (t.i != t.j) {
     pass_turn(f.rows.turn + t.i);
@@ -253,8 +181,7 @@ void merge_sums(const Forward<T>& f, const Tile& t, const TileSums<T>& sums) {
   for (std::int64_t j = 0; j < smaller(tile, n - t.j * tile); ++j) {
     math::OnlineLse& lse = f.lse[t.j * tile + j];
     const bool fresh = t.round == 0 && t.i != t.j;
-    lse = math::lse_merge(fresh ? math::OnlineLse{0, 0} : lse,
-                          math::OnlineLse{sums.col_max[j], sums.col_sum[j]});
+    lse = math::lse_merge(fresh ? math::OnlineLse{0, 0} : lse, sums.column(j));
   }
   pass_turn(f.rows.turn + t.j);
 }
@@ -295,85 +222,30 @@ void forward(const NtxentFwd& p) {
   }
 }
 
-// Per row: the upstream gradient g / g_max and, bounded, the weight of 2^x, else log2 of the row's
-// sum as high + low.
 template <class T>
 struct Backward {
   Rows<T> rows;
-  T* grad_strips;                      // sum_j G_ij zh_j as strips, divided by g_max
-  T *g, *weight, *lse_high, *lse_low;  // (padded N)
-  double* row_dot;                     // (N) zh_i . grad_zh_i
+  T* grad_strips;          // sum_j G_ij zh_j as strips, divided by g_max
+  SoftmaxRows<T> softmax;  // (padded N), gradients divided by g_max
+  double* row_dot;         // (N) zh_i . grad_zh_i
 
   static Backward take(Arena& arena, std::int64_t n, std::int64_t d, int threads) {
     Backward w{};
     w.rows = Rows<T>::take(arena, n, d, threads);
-    const std::int64_t padded = w.rows.z.blocks() * w.rows.z.tile;
     w.grad_strips = arena.take<T>(w.rows.z.strips_size());
-    w.g = arena.take<T>(padded);
-    w.weight = arena.take<T>(padded);
-    w.lse_high = arena.take<T>(padded);
-    w.lse_low = arena.take<T>(padded);
+    w.softmax = SoftmaxRows<T>::take(arena, w.padded_rows());
     w.row_dot = arena.take<double>(n);
     return w;
   }
 
+  std::int64_t padded_rows() const { return rows.z.blocks() * rows.z.tile; }
   T* grad_block(std::int64_t b) const { return grad_strips + b * rows.z.block_size(); }
 };
 
-// The largest |g_i|: dividing by it keeps tiny or huge upstream gradients (loss scaling) inside
-// float32. 1 when there is nothing to scale by, or no finite number.
-template <class T>
-double largest_gradient(const T* g, std::int64_t n) {
-  double largest = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const double magnitude = __builtin_fabs(double(g[i]));
-    if (!(magnitude <= __DBL_MAX__)) return 1;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return largest == 0 ? 1 : largest;
-}
-
 template <class T>
 void prepare_row(const Backward<T>& w, const NtxentBwd& p, double g_max, std::int64_t i) {
-  if (i >= w.rows.z.rows) {
-    w.g[i] = w.weight[i] = w.lse_high[i] = w.lse_low[i] = T(0);
-    return;
-  }
-  const double g = double(static_cast<const T*>(p.grad_loss)[i]) / g_max, lse = p.lse[i] * kLog2E;
-  w.g[i] = T(g);
-  w.weight[i] = T(g * __builtin_exp2(-lse));
-  w.lse_high[i] = T(lse);
-  w.lse_low[i] = T(lse - double(w.lse_high[i]));
-}
-
-// G of two vectors of one row, from x in place; the -(g_i + g_j) of the positive pair comes after.
-template <class T, bool kBounded>
-SSLKERN_INLINE Vec<T> pair_gradient(const Backward<T>& w, Vec<T> x, std::int64_t row,
-                                    std::int64_t column) {
-  if constexpr (kBounded) {
-    return exp2_in_range<T>(x) * (splat(w.weight[row]) + load(w.weight + column));
-  } else {
-    const Vec<T> by_row = exp2_or_zero<T>((x - splat(w.lse_high[row])) - splat(w.lse_low[row]));
-    const Vec<T> by_column =
-        exp2_or_zero<T>((x - load(w.lse_high + column)) - load(w.lse_low + column));
-    return by_row * splat(w.g[row]) + by_column * load(w.g + column);
-  }
-}
-
-template <class T, bool kBounded, bool kEdge>
-SSLKERN_INLINE void to_gradient(const Backward<T>& w, const MicroTile<T>& m, std::int64_t row,
-                                std::int64_t column) {
-  constexpr int W = kWidth<T>;
-#pragma GCC unroll 12
-  for (int r = 0; r < kMicroRows; ++r) {
-#pragma GCC unroll 2
-    for (int q = 0; q < 2 * W; q += W) {
-      T* c = m.c + r * m.ldc + q;
-      Vec<T> g = pair_gradient<T, kBounded>(w, load(c), row + r, column + q);
-      if constexpr (kEdge) g = above_diagonal<T>(row + r, column + q, w.rows.z.rows) ? g : Vec<T>{};
-      store(c, g);
-    }
-  }
+  if (i >= w.rows.z.rows) return w.softmax.clear(i);
+  w.softmax.set(i, double(static_cast<const T*>(p.grad_loss)[i]) / g_max, p.lse[i]);
 }
 
 // Tile (I, J) of G, strictly above the diagonal; zero elsewhere.
@@ -382,13 +254,17 @@ void gradient_tile(const Backward<T>& w, const Tile& t, std::int64_t b, T* buffe
   const std::int64_t n = w.rows.z.rows, row0 = t.i * w.rows.z.tile, col0 = t.j * w.rows.z.tile;
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
+    const auto gradient = [&](int r, int q, Vec<T> x) __attribute__((always_inline)) {
+      return pair_gradient<T, kBounded>(w.softmax, w.softmax, x, row + r, column + q);
+    };
     if (on_edge<T>(row, column, n)) {
-      to_gradient<T, kBounded, true>(w, m, row, column);
+      replace_by_gradient<T>(m, AboveDiagonal<T>{row, column, n}, gradient);
     } else {
-      to_gradient<T, kBounded, false>(w, m, row, column);
+      replace_by_gradient<T>(m, AllLanes{}, gradient);
     }
-    for_positives<T>(row, column, b,
-                     [&](int r, int q) { m.c[r * m.ldc + q] -= w.g[row + r] + w.g[row + r + b]; });
+    for_positives<T>(row, column, b, [&](int r, int q) {
+      m.c[r * m.ldc + q] -= w.softmax.g[row + r] + w.softmax.g[row + r + b];
+    });
   };
   const auto skip = [&](int i, int j) __attribute__((always_inline)) {
     for (int r = 0; r < kMicroRows; ++r) {
@@ -406,17 +282,17 @@ void apply_gradient_tile(const Backward<T>& w, const Tile& t, const T* g) {
   const bool diagonal = t.i == t.j, first = t.round == 0;
   const int rows = int(z.block_rows(t.i, MR)), cols = int(z.block_rows(t.j, NR));
   wait_turn(w.rows.turn + t.i, t.round);
-  gradient_product<T, P, 1>(g, z.block(t.j), w.grad_block(t.i), z.strip_count(), z.strip_size(),
-                            rows, !first,
+  gradient_product<T, P, 1>(g, z.block(t.j), w.grad_block(t.i), z.strip_count(),
+                            {z.strip_size(), z.strip_size()}, rows, !first,
                             [&](int i) { return Span{diagonal ? i / NR * NR : 0, cols}; });
   if (!diagonal) {
     pass_turn(w.rows.turn + t.i);
     wait_turn(w.rows.turn + t.j, t.round);
   }
-  gradient_product<T, 1, P>(g, z.block(t.i), w.grad_block(t.j), z.strip_count(), z.strip_size(),
-                            int(z.block_rows(t.j, MR)), !first || diagonal, [&](int j) {
-                              return Span{0, diagonal ? int(smaller(rows, j + MR)) : rows};
-                            });
+  gradient_product<T, 1, P>(
+      g, z.block(t.i), w.grad_block(t.j), z.strip_count(), {z.strip_size(), z.strip_size()},
+      int(z.block_rows(t.j, MR)), !first || diagonal,
+      [&](int j) { return Span{0, diagonal ? int(smaller(rows, j + MR)) : rows}; });
   pass_turn(w.rows.turn + t.j);
 }
 
@@ -432,34 +308,16 @@ void accumulate_gradient(const Backward<T>& w, std::int64_t b, bool bounded) {
   }
 }
 
-// Row i of the result: back through the normalisation, and into the element type.
 template <class T, class E>
 void finish_row(const Backward<T>& w, const NtxentBwd& p, double scale, std::int64_t i) {
-  constexpr int NR = kMicroCols<T>;
-  const std::int64_t strip_size = w.rows.z.strip_size();
-  const T* z = w.rows.z.row(i);
-  const T* grad = w.grad_strips + (z - w.rows.z.strips);
-  double dot = 0;
-  for (std::int64_t s = 0; s < w.rows.z.strip_count(); ++s) {
-    double part[NR];
-    for (int c = 0; c < NR; ++c)
-      part[c] = double(z[s * strip_size + c]) * double(grad[s * strip_size + c]);
-    for (int half = NR / 2; half > 0; half /= 2) {
-      for (int c = 0; c < half; ++c) part[c] += part[c + half];
-    }
-    dot += part[0];
-  }
-  w.row_dot[i] = dot * scale;
-  const double outer = scale * (p.in.normalize ? w.rows.inv_norm[i] : 1.0),
-               along = p.in.normalize ? dot : 0.0;
-  E* out = (i < p.in.B ? static_cast<E*>(p.grad_z_a) + i * p.in.D
-                       : static_cast<E*>(p.grad_z_b) + (i - p.in.B) * p.in.D);
-  for (std::int64_t d = 0; d < p.in.D; d += NR) {
-    const T *zs = z + d / NR * strip_size, *gs = grad + d / NR * strip_size;
-    for (int c = 0; c < smaller(NR, p.in.D - d); ++c) {
-      out[d + c] = math::Rounded<E>::from(T((double(gs[c]) - along * double(zs[c])) * outer));
-    }
-  }
+  const Packed<T>& packed = w.rows.z;
+  const T* z = packed.row(i);
+  const T* grad = w.grad_strips + (z - packed.strips);
+  E* out = i < p.in.B ? static_cast<E*>(p.grad_z_a) + i * p.in.D
+                      : static_cast<E*>(p.grad_z_b) + (i - p.in.B) * p.in.D;
+  w.row_dot[i] =
+      scale * write_gradient_row<T, E>(z, grad, packed.strip_size(), p.in.D, p.in.normalize, 1.0,
+                                       scale * w.rows.inv_norm[i], out);
 }
 
 template <class T, class E>
@@ -468,14 +326,13 @@ void backward(const NtxentBwd& p) {
   const std::int64_t n = 2 * p.in.B;
   const auto w = Backward<T>::take(arena, n, p.in.D, p.threads);
   const double tau = *p.in.temperature,
-               g_max = largest_gradient(static_cast<const T*>(p.grad_loss), n);
+               g_max = gradient_unit(largest_gradient(static_cast<const T*>(p.grad_loss), n));
   w.rows.reset();
 #pragma omp parallel num_threads(p.threads)
   {
     pack<T, E>(p.in, w.rows, kLog2E / tau);
 #pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < w.rows.z.blocks() * w.rows.z.tile; ++i)
-      prepare_row<T>(w, p, g_max, i);
+    for (std::int64_t i = 0; i < w.padded_rows(); ++i) prepare_row<T>(w, p, g_max, i);
     accumulate_gradient<T>(w, p.in.B, w.rows.bound(kLog2E / tau) <= kBound);
 #pragma omp barrier
 #pragma omp for schedule(static)

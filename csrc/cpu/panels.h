@@ -101,12 +101,23 @@ struct RowSource {
   }
 };
 
-// Packs rows [first, first + NR) of the source, zero rows past its end. inv_norm[i] = 1/|z_i|, 0
-// for a zero row, NaN for a non-finite one, 1 without normalisation. Returns the largest squared
-// norm of the packed rows, infinity where one is not finite.
+// What the packed rows are multiplied by after normalisation: one number, or one per row.
+struct RowFactor {
+  const double* factor;  // null: 1
+  bool per_row;
+
+  double operator[](std::int64_t i) const {
+    return factor == nullptr ? 1.0 : factor[per_row ? i : 0];
+  }
+};
+
+// Packs rows [first, first + NR) of the source, zero rows past its end; `out` may lack panels or
+// strips. inv_norm[i] = 1/|z_i|, 0 for a zero row, NaN for a non-finite one, 1 without
+// normalisation. Returns the largest squared norm of the packed rows, infinity where one is not
+// finite.
 template <class T, class E>
-double pack_panel(const RowSource& source, std::int64_t first, bool normalize, T panel_scale,
-                  const Packed<T>& out, double* inv_norm) {
+double pack_panel(const RowSource& source, std::int64_t first, bool normalize, RowFactor factor,
+                  T panel_scale, const Packed<T>& out, double* inv_norm) {
   constexpr int NR = kMicroCols<T>, W = kWidth<T>;
   const E* rows[NR];
   double scale[NR], largest = 0;
@@ -116,13 +127,18 @@ double pack_panel(const RowSource& source, std::int64_t first, bool normalize, T
     rows[r] = source.row<E>(i);
     const double norm = row_norm(rows[r], out.dims);
     const bool finite = norm <= __DBL_MAX__;
-    scale[r] = !normalize ? 1.0 : !finite ? __builtin_nan("") : norm < kNormEps ? 0.0 : 1.0 / norm;
-    inv_norm[i] = scale[r];
-    const double squared = !finite ? __builtin_inf() : normalize ? 1.0 : norm * norm;
+    inv_norm[i] = !normalize        ? 1.0
+                  : !finite         ? __builtin_nan("")
+                  : norm < kNormEps ? 0.0
+                                    : 1.0 / norm;
+    scale[r] = inv_norm[i] * factor[i];
+    const double length = (normalize ? 1.0 : norm) * factor[i];
+    const double squared = finite ? length * length : __builtin_inf();
     largest = squared > largest ? squared : largest;
   }
   for (std::int64_t s = 0; s < out.strip_count(); ++s) {
-    T* strip = out.row(first) + s * out.strip_size();
+    alignas(kVectorBytes) T block[NR * NR], turned[NR * NR];
+    T* strip = out.strips == nullptr ? block : out.row(first) + s * out.strip_size();
     const int cols = int(smaller(NR, out.dims - s * NR));
     for (std::int64_t r = 0; r < NR; ++r) {
       T* to = strip + r * NR;
@@ -133,14 +149,16 @@ double pack_panel(const RowSource& source, std::int64_t first, bool normalize, T
       for (int c = 0; c < used; ++c) to[c] = T(double(math::to_float(from[c])) * scale[r]);
       for (int c = used; c < NR; ++c) to[c] = T(0);
     }
-    alignas(kVectorBytes) T turned[NR * NR];
+    if (out.panels == nullptr) continue;
     for (int i = 0; i < NR; i += W) {
-      for (int j = 0; j < NR; j += W)
+      for (int j = 0; j < NR; j += W) {
         transpose_block<T>(strip + i * NR + j, NR, turned + j * NR + i, NR);
+      }
     }
     T* panel = out.panel(first) + s * NR * NR;
-    for (int i = 0; i < cols * NR; i += W)
+    for (int i = 0; i < cols * NR; i += W) {
       store<T>(panel + i, load(turned + i) * splat(panel_scale));
+    }
   }
   return largest;
 }

@@ -9,7 +9,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#include <sched.h>
+#include <time.h>
 
 #include <cstdint>
 
@@ -61,13 +61,16 @@ SSLKERN_INLINE std::int64_t next_ticket(std::int64_t* counter) {
 }
 
 // A thread waits only for tiles of lower tickets, so the lowest unfinished one always runs: no
-// deadlock.
+// deadlock. It spins for about as long as an even start lets two threads drift apart, then sleeps:
+// where other work holds the cores, a spinning thread would keep from running the one it waits for.
 SSLKERN_INLINE void wait_turn(const std::int64_t* turn, std::int64_t round) {
+  constexpr int kSpins = 4096;
+  constexpr timespec kNap{0, 50000};
   for (int spins = 0; __atomic_load_n(turn, __ATOMIC_ACQUIRE) != round; ++spins) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
-    if (spins > 1000) sched_yield();  // more threads than cores
+    if (spins > kSpins) nanosleep(&kNap, nullptr);
   }
 }
 

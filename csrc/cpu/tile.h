@@ -60,17 +60,21 @@ SSLKERN_INLINE void similarity_tile(const Packed<T>& x, const Packed<T>& y, std:
   }
 }
 
+struct StripSizes {
+  std::int64_t from, to;
+};
+
 // to (+)= op(G) from, for all dimensions: `from` and `to` are blocks of strips; `to` gets `rows`
 // rows. G(r, k) lies at g[r * RS + k * KS]; range(i) gives the k in [begin, end) that are not zero
 // in rows i .. i + MR.
 template <class T, int RS, int KS, class Range>
 SSLKERN_INLINE void gradient_product(const T* g, const T* from, T* to, std::int64_t strips,
-                                     std::int64_t strip_size, int rows, bool accumulate,
+                                     StripSizes size, int rows, bool accumulate,
                                      const Range& range) {
   constexpr int NR = kMicroCols<T>, MR = kMicroRows;
   for (std::int64_t s = 0; s < strips; ++s) {
-    const T* b = from + s * strip_size;
-    T* c = to + s * strip_size;
+    const T* b = from + s * size.from;
+    T* c = to + s * size.to;
     for (int i = 0; i < rows; i += MR) {
       const auto [begin, end] = range(i);
       micro_product<T, RS, KS>(g + std::int64_t(i) * RS + std::int64_t(begin) * KS, NR * KS,

@@ -1,8 +1,8 @@
 """Benchmarks that also run from an installed package: ``python -m sslkern bench``."""
 
-from sslkern.bench import ntxent
+from sslkern.bench import clip, info_nce, ntxent
 from sslkern.bench.contenders import Case
 
-CASES: dict[str, Case] = {"ntxent": ntxent.CASE}
+CASES: dict[str, Case] = {case.name: case for case in (ntxent.CASE, info_nce.CASE, clip.CASE)}
 
 __all__ = ["CASES"]

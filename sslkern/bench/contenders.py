@@ -1,6 +1,6 @@
 """What a benchmark compares: a loss with its inputs (`Case`) and the ways to compute it.
 
-A second loss is one more file beside ``ntxent.py`` with a `Case`, and one entry in
+Another loss is one more file beside ``ntxent.py`` with a `Case`, and one entry in
 ``sslkern.bench.CASES``.
 """
 
@@ -22,7 +22,7 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """N x D: ``rows`` embeddings in total (2B for two views of B samples) of ``dim`` features."""
+    """N x D: ``rows`` embeddings of ``dim`` features; what N counts is the loss's to say."""
 
     rows: int
     dim: int
@@ -39,6 +39,8 @@ class Problem:
     size: Size
     dtype: torch.dtype
     inputs: tuple[Tensor, ...]
+    gradients: int | None = None
+    """See `Case`."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,18 @@ class Contender:
     prepare: Callable[[Problem], Step]
     """Imports what it needs and returns the step; raises `UnavailableError` with the reason."""
     matrices: float = 0.0
-    """How many N x N matrices (in the working dtype) it holds at its peak, measured once: a guard
-    against the kernel's out-of-memory killer, which takes the whole process without an error."""
+    """How many matrices of all similarities (in the working dtype) it holds at its peak, measured
+    once: a guard against the kernel's out-of-memory killer, which takes the whole process without
+    an error."""
     compiles: bool = False
     """Whether the first call at a size compiles; memory is then measured on the second call."""
     is_floor: bool = False
     """Whether it is a lower bound to compare with, not a way to compute the loss."""
+
+
+def square(size: Size) -> int:
+    """As many columns as rows: all embeddings are compared with each other."""
+    return size.rows
 
 
 @dataclass(frozen=True)
@@ -81,15 +89,19 @@ class Case:
     """Raises ValueError for a size the loss does not have."""
     reference: LossFn
     reference_matrices: float
-    """N x N matrices of float64 that the reference holds at its peak."""
+    """Matrices of all similarities in float64 that the reference holds at its peak."""
     flops: Callable[[Size], int]
     """Floating-point operations of forward and backward that no algorithm can avoid."""
     contenders: tuple[Contender, ...]
     default_sizes: tuple[Size, ...]
+    columns: Callable[[Size], int] = square
+    """Columns of the matrix of all similarities, which has ``size.rows`` rows."""
+    gradients: int | None = None
+    """How many of the inputs, from the first on, get a gradient; None for all."""
 
     def problem(self, size: Size, dtype: torch.dtype) -> Problem:
         """Inputs of this size, the same in every process."""
-        return Problem(size, dtype, self.make_inputs(size, dtype))
+        return Problem(size, dtype, self.make_inputs(size, dtype), self.gradients)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -97,10 +109,12 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def differentiate(loss_fn: LossFn, inputs: tuple[Tensor, ...]) -> Outcome:
+def differentiate(
+    loss_fn: LossFn, inputs: tuple[Tensor, ...], gradients: int | None = None
+) -> Outcome:
     """One forward and backward of ``loss_fn`` on fresh leaves, so that no gradient accumulates."""
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    loss = loss_fn(*leaves)
+    leaves = [x.detach().requires_grad_() for x in inputs[:gradients]]
+    loss = loss_fn(*leaves, *inputs[len(leaves) :])
     loss.backward()  # type: ignore[no-untyped-call]
     grads = tuple(torch.zeros_like(x) if x.grad is None else x.grad for x in leaves)
     return Outcome(loss.detach(), grads)
@@ -127,6 +141,6 @@ def loss_contender(
 
     def prepare(problem: Problem) -> Step:
         loss_fn = load(problem.size)
-        return lambda: differentiate(loss_fn, problem.inputs)
+        return lambda: differentiate(loss_fn, problem.inputs, problem.gradients)
 
     return Contender(name, about, prepare, matrices=matrices, compiles=compiles)

@@ -106,7 +106,7 @@ def run_size(case: Case, plan: Plan, size: Size, progress: Progress) -> list[Row
     progress.phase(f"{size}: float64 reference")
     target = _target(case, problem)
     for entry in entries:
-        _warm_up(entry, problem, target, progress)
+        _warm_up(case, entry, problem, target, progress)
     _time_rounds(entries, plan, size, progress)
     for entry in entries:
         entry.step = None
@@ -123,19 +123,23 @@ def _entry(case: Case, contender: Contender, problem: Problem) -> Entry:
 
 def _target(case: Case, problem: Problem) -> Outcome | None:
     """The float64 reference on the same rounded inputs; None if it does not fit into memory."""
-    if _shortage(case.reference_matrices, problem.size, torch.float64) is not None:
+    if _shortage(case, case.reference_matrices, problem.size, torch.float64) is not None:
         return None
-    return differentiate(case.reference, tuple(x.double() for x in problem.inputs))
+    inputs = tuple(x.double() for x in problem.inputs)
+    return differentiate(case.reference, inputs, problem.gradients)
 
 
-def _warm_up(entry: Entry, problem: Problem, target: Outcome | None, progress: Progress) -> None:
+def _warm_up(
+    case: Case, entry: Entry, problem: Problem, target: Outcome | None, progress: Progress
+) -> None:
     """First call at this size: loads, compiles, and shows how well the contender agrees."""
     contender = entry.contender
     compiling = " (compiles, takes a while)" if contender.compiles else ""
     progress.phase(f"{problem.size}: first call of {contender.name}{compiling}")
 
     def first_call() -> None:
-        shortage = _shortage(contender.matrices, problem.size, working_dtype(problem.dtype))
+        working = working_dtype(problem.dtype)
+        shortage = _shortage(case, contender.matrices, problem.size, working)
         if shortage is not None:
             raise UnavailableError(shortage)
         entry.step = contender.prepare(problem)
@@ -155,9 +159,9 @@ def _gradient_error(outcome: Outcome, target: Outcome) -> float:
     return accuracy.l2_error(actual, expected)
 
 
-def _shortage(matrices: float, size: Size, dtype: torch.dtype) -> str | None:
-    """Why ``matrices`` N x N matrices do not fit into memory, if they do not."""
-    needed = int(matrices * size.rows**2 * dtype.itemsize)
+def _shortage(case: Case, matrices: float, size: Size, dtype: torch.dtype) -> str | None:
+    """Why so many matrices of all similarities do not fit into memory, if they do not."""
+    needed = int(matrices * size.rows * case.columns(size) * dtype.itemsize)
     available = available_memory()
     if available is None or needed < available:
         return None

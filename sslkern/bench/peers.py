@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 import types
 import warnings
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 from sslkern.bench.contenders import UnavailableError
 
@@ -38,6 +40,15 @@ PEERS: dict[str, Peer] = {
             "pytorch-metric-learning",
             "pip install pytorch-metric-learning==2.9.0",
         ),
+        Peer(
+            "info-nce-pytorch",
+            "pip install --no-deps info-nce-pytorch==0.1.4",
+        ),
+        Peer(
+            "open_clip_torch",
+            # Its dependencies bring torchvision and another torch; its losses need torch alone.
+            "pip install --no-deps open_clip_torch==3.3.0",
+        ),
     )
 }
 
@@ -56,13 +67,38 @@ def import_peer(name: str, module: str) -> types.ModuleType:
     Raises:
         UnavailableError: If the peer is not installed or does not import; says what to do.
     """
+    with _importing(name):
+        return importlib.import_module(module)
+
+
+def load_peer_file(name: str, path: str) -> types.ModuleType:
+    """Load the one file ``path`` of the peer ``name``, whose package imports more than is there.
+
+    Raises:
+        UnavailableError: If the peer is not installed or does not import; says what to do.
+    """
+    with _importing(name):
+        file = Path(str(importlib.metadata.distribution(name).locate_file(path)))
+        spec = importlib.util.spec_from_file_location(
+            path.removesuffix(".py").replace("/", "_"), file
+        )
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+@contextmanager
+def _importing(name: str) -> Iterator[None]:
+    """Around imports of the peer ``name``: every way to fail is an `UnavailableError`."""
     peer = PEERS[name]
     if installed_version(peer) is None:
         raise UnavailableError(f"not installed: {peer.install}")
     try:
         with warnings.catch_warnings(), _torchvision():
             warnings.simplefilter("ignore")  # what a peer deprecates is not our user's business
-            return importlib.import_module(module)
+            yield
     except Exception as error:  # a broken peer is skipped, however it is broken
         raise UnavailableError(
             f"installed, but does not import: {type(error).__name__}: {error}"

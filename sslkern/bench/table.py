@@ -65,8 +65,10 @@ def _build(rows: Sequence[Row], title: str, columns: Sequence[Column]) -> Table:
     )
     table.add_column("size", no_wrap=True)
     table.add_column("contender", no_wrap=True)
+    floor = next((row.contender for row in rows if row.is_floor), "floor")
     for column in columns:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+        heading = column.heading.format(floor=floor.replace(" ", "\n"))
+        table.add_column(heading, justify="right", no_wrap=True)
     for size, group in groupby(rows, key=lambda row: row.size):
         for i, row in enumerate(group):
             style = "bold green" if row.contender == OURS and row.status == "ok" else None
@@ -128,7 +130,7 @@ COLUMNS = (
     Column("loss", "loss\nerror", lambda row: _number(row.loss_error, "{:.1e}")),
     Column("grad", "grad\nerror", lambda row: _number(row.grad_error, "{:.1e}")),
     Column("speedup", f"{OURS}\nfaster by", _speedup),
-    Column("floor", "time /\ntwo\nsgemm", lambda row: _number(row.over_floor, "{:.2f}")),
+    Column("floor", "time /\n{floor}", lambda row: _number(row.over_floor, "{:.2f}")),
     Column("peak", "of FMA\npeak", lambda row: _number(row.peak_fraction, "{:.0%}")),
 )
 DROP_FIRST = ("quartiles", "loss", "peak", "floor")

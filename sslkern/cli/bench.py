@@ -35,14 +35,15 @@ contenders
 reading the table
   time        median of the rounds; every round runs each contender once
   faster by   median over the rounds of (time of the contender / time of sslkern)
-  two sgemm   a floor: two N x D x N products by torch.mm into one buffer, the arithmetic that
-              forward and backward cannot avoid
+  ... sgemm   a floor: products of the same shape by torch.mm, the arithmetic that forward and
+              backward cannot avoid
   FMA peak    that arithmetic per second over the peak measured on this machine
   errors      of the loss: relative; of the gradient: relative L2; both against float64
 
 examples
   python -m sslkern bench
   python -m sslkern bench --sizes 512x128,1024x128,2048x128,4096x128 --plot sweep.png
+  python -m sslkern bench --loss clip
   python -m sslkern bench --dtype bfloat16 --contenders sslkern,eager --no-memory"""
 
 
@@ -62,8 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--sizes",
         type=parse_sizes,
         metavar="NxD,...",
-        help="N rows in total (2B for two views of B samples) of D features;"
-        " default: 2048x128,8192x128,4096x512",
+        help="N rows of D features: of both views together (ntxent), queries (info_nce) or pairs"
+        f" (clip); default: {_default_sizes()}",
     )
     parser.add_argument(
         "--dtype",
@@ -108,6 +109,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="do not measure peak memory (which takes a process per contender and size)",
     )
     parser.set_defaults(run=run)
+
+
+def _default_sizes() -> str:
+    return "; ".join(
+        f"{','.join(map(str, case.default_sizes))} ({case.name})" for case in CASES.values()
+    )
 
 
 def _list_contenders() -> str:

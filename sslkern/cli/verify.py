@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,23 +22,51 @@ without normalisation, at temperatures down to 0.005. The rule is the same every
 
   error of the kernel <= 2 * error of eager PyTorch in the same dtype + floor of the dtype
 
-The table shows, over all sizes, the largest part of this allowance that was used; above 100% is a
+The tables show, over all sizes, the largest part of this allowance that was used; above 100% is a
 miss. The exit code is 1 if anything missed."""
 
 SIZES = ((2, 3), (6, 8), (62, 33), (130, 127), (258, 130))
 """N x D, around and away from the edges of vector registers and tiles."""
 TEMPERATURES = (0.5, 0.1, 0.005)
-QUANTITIES = ("loss", "grad z_a", "grad z_b", "grad temperature")
 
 Values = dict[str, Tensor]
 LossFn = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One line of the table."""
+class Form:
+    """A way to call an op, with a table of its own."""
 
     op: str
+    about: str
+    rows: Callable[[int], dict[str, int]]
+    """N -> the matrices it takes and the rows of each."""
+    options: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As in the title of the table."""
+        return f"{self.op}, {self.about}" if self.about else self.op
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What is compared."""
+        return ("loss", *(f"grad {name}" for name in (*self.rows(2), "temperature")))
+
+
+FORMS = (
+    Form("ntxent", "", lambda n: {"z_a": n // 2, "z_b": n // 2}),
+    Form("info_nce", "", lambda n: {"query": n, "key": n}),
+    Form("info_nce", "symmetric", lambda n: {"query": n, "key": n}, {"symmetric": True}),
+    Form("info_nce", "negatives", lambda n: {"query": n, "key": n, "negatives": 2 * n + 1}),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of a table."""
+
+    form: Form
     dtype: torch.dtype
     normalize: bool
     temperature: float
@@ -76,8 +104,11 @@ def run(args: argparse.Namespace) -> int:
     arguments.require("rich", "bench")
     device = _device(args.device)
     dtypes = [args.dtype] if args.dtype is not None else list(arguments.DTYPES.values())
-    lines = [(s, list(_checks(s, device))) for s in _settings(dtypes)]
-    _print_table(lines, device)
+    lines = []
+    for form in FORMS:
+        table = [(s, list(_checks(s, device))) for s in _settings(form, dtypes)]
+        _print_table(form, table, device)
+        lines += table
     misses = [(s, c) for s, checks in lines for c in checks if not c.agreement.passed]
     for setting, check in misses:
         print(_describe_miss(setting, check))
@@ -103,80 +134,82 @@ def _fused(op: str) -> LossFn:
     return fused
 
 
-def _settings(dtypes: list[torch.dtype]) -> Iterator[Setting]:
+def _settings(form: Form, dtypes: list[torch.dtype]) -> Iterator[Setting]:
     for dtype, normalize, temperature in itertools.product(dtypes, (True, False), TEMPERATURES):
-        yield Setting("ntxent", dtype, normalize, temperature)
+        yield Setting(form, dtype, normalize, temperature)
 
 
 def _checks(setting: Setting, device: torch.device) -> Iterator[Check]:
     """Compare all quantities at all sizes."""
-    fused, definition = _fused(setting.op), reference.ntxent_loss
+    op = setting.form.op
+    fused, definition = _fused(op), getattr(reference, f"{op}_loss")
     for size in SIZES:
-        z_a, z_b, temperature = _inputs(setting, size, device)
-        exact = z_a.double(), z_b.double(), temperature.double()
-        expected = _evaluate(definition, *exact, setting.normalize)
-        eager = _evaluate(definition, z_a, z_b, temperature, setting.normalize)
-        actual = _evaluate(fused, z_a, z_b, temperature, setting.normalize)
-        for name in QUANTITIES:
-            scale = _scale(name, expected[name], *exact, setting.normalize)
+        inputs = _inputs(setting, size, device)
+        exact = {name: x.double() for name, x in inputs.items()}
+        expected = _evaluate(definition, exact, setting)
+        eager = _evaluate(definition, inputs, setting)
+        actual = _evaluate(fused, inputs, setting)
+        for name in setting.form.quantities:
+            scale = _scale(name, expected, exact, setting)
             agreement = compare(actual[name], eager[name], expected[name], scale=scale)
             yield Check(name, size, agreement)
 
 
-def _inputs(
-    setting: Setting, size: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Two views with rows of norm about 1, and the temperature in the dtype of the arithmetic."""
-    rows, dim = size
-    generator = torch.Generator().manual_seed(1000 * rows + dim)
-    z = torch.randn(2, rows // 2, dim, generator=generator, dtype=torch.float64) / dim**0.5
-    z_a, z_b = z.to(device=device, dtype=setting.dtype)
+def _inputs(setting: Setting, size: tuple[int, int], device: torch.device) -> Values:
+    """Matrices with rows of norm about 1, and the temperature in the dtype of the arithmetic."""
+    n, dim = size
+    generator = torch.Generator().manual_seed(1000 * n + dim)
+    inputs = {}
+    for name, rows in setting.form.rows(n).items():
+        z = torch.randn(rows, dim, generator=generator, dtype=torch.float64) / dim**0.5
+        inputs[name] = z.to(device=device, dtype=setting.dtype)
     working = torch.promote_types(setting.dtype, torch.float32)
-    return z_a, z_b, torch.tensor(setting.temperature, dtype=working, device=device)
+    return inputs | {"temperature": torch.tensor(setting.temperature, dtype=working, device=device)}
 
 
-def _evaluate(
-    loss_fn: LossFn, z_a: Tensor, z_b: Tensor, temperature: Tensor, normalize: bool
-) -> Values:
+def _evaluate(loss_fn: LossFn, inputs: Values, setting: Setting) -> Values:
     """Loss of every row, and the gradients of their mean."""
-    leaves = [x.detach().requires_grad_() for x in (z_a, z_b, temperature)]
-    a, b, t = leaves
-    loss = loss_fn(a, b, t, normalize=normalize, reduction="none")
-    grads = torch.autograd.grad(loss.mean(), leaves)
-    return dict(zip(QUANTITIES, (loss.detach(), *grads), strict=True))
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    options = {"normalize": setting.normalize, "reduction": "none", **setting.form.options}
+    loss = loss_fn(**leaves, **options)
+    grads = torch.autograd.grad(loss.mean(), list(leaves.values()))
+    return dict(zip(setting.form.quantities, (loss.detach(), *grads), strict=True))
 
 
-def _scale(
-    name: str, expected: Tensor, z_a: Tensor, z_b: Tensor, temperature: Tensor, normalize: bool
-) -> float | None:
-    """Size of the terms of a gradient where they cancel; None to measure against the gradient.
+def _scale(name: str, expected: Values, inputs: Values, setting: Setting) -> float:
+    """What errors are relative to: the size of the terms where these nearly cancel.
 
-    d loss / d temperature = (s_positive - E[s]) / temperature: the two nearly cancel, but each is
-    rounded at its own size, up to max |z|^2 / temperature. Two rows have one possible partner, so
-    that all gradients are differences of equal terms.
+    Where the positive dominates, a loss and its gradients are small differences of terms that are
+    each rounded at their own size: 1 for the loss, |z| / temperature per row for a gradient, and
+    max |z|^2 / temperature^2 for d loss / d temperature = (E[s] - s_positive) / temperature.
     """
-    longest = 1.0 if normalize else float(torch.cat([z_a, z_b]).norm(dim=1).max())
-    if name == "grad temperature":
-        return longest**2 / temperature.item() ** 2
-    if name != "loss" and not expected.any():
-        return longest / temperature.item()
-    return None
+    matrices = [x for x in inputs.values() if x.dim() == 2]
+    longest = 1.0 if setting.normalize else max(float(x.norm(dim=1).max()) for x in matrices)
+    if name == "loss":
+        terms = 1.0
+    elif name == "grad temperature":
+        terms = longest**2 / setting.temperature**2
+    else:
+        terms = longest / setting.temperature / len(expected["loss"])
+    return max(terms, float(expected[name].abs().max()))
 
 
-def _print_table(lines: list[tuple[Setting, list[Check]]], device: torch.device) -> None:
+def _print_table(
+    form: Form, lines: list[tuple[Setting, list[Check]]], device: torch.device
+) -> None:
     from rich import box
     from rich.table import Table
 
     from sslkern.bench.table import stdout_console
 
     table = Table(
-        title=f"part of the allowed error that was used, {device}",
+        title=f"{form.name}: part of the allowed error that was used, {device}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for heading in ("op", "dtype", "normalize", "temperature"):
+    for heading in ("dtype", "normalize", "temperature"):
         table.add_column(heading)
-    for heading in (*QUANTITIES, "result"):
+    for heading in (*form.quantities, "result"):
         table.add_column(heading, justify="right")
     for setting, checks in lines:
         table.add_row(*_cells(setting, checks))
@@ -186,11 +219,10 @@ def _print_table(lines: list[tuple[Setting, list[Check]]], device: torch.device)
 def _cells(setting: Setting, checks: list[Check]) -> list[str]:
     used = {
         name: max(c.agreement.allowance_used for c in checks if c.quantity == name)
-        for name in QUANTITIES
+        for name in setting.form.quantities
     }
     passed = all(check.agreement.passed for check in checks)
     return [
-        setting.op,
         str(setting.dtype).removeprefix("torch."),
         "yes" if setting.normalize else "no",
         str(setting.temperature),
@@ -203,6 +235,6 @@ def _describe_miss(setting: Setting, check: Check) -> str:
     dtype = str(setting.dtype).removeprefix("torch.")
     rows, dim = check.size
     return (
-        f"miss: {setting.op} {check.quantity}, {dtype}, {rows}x{dim},"
+        f"miss: {setting.form.name} {check.quantity}, {dtype}, {rows}x{dim},"
         f" normalize={setting.normalize}, temperature {setting.temperature}: {check.agreement}"
     )

@@ -1,5 +1,6 @@
 """Losses as modules."""
 
+from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
 from sslkern.losses.ntxent import NTXentLoss
 
-__all__ = ["NTXentLoss"]
+__all__ = ["ClipLoss", "InfoNCELoss", "NTXentLoss"]

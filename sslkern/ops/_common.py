@@ -40,6 +40,18 @@ def check_same_device(value: Tensor, name: str, other: Tensor, other_name: str, 
         )
 
 
+def check_positive(value: Tensor, name: str, op: str) -> None:
+    """Reject values that are not positive and finite; on the CPU, where reading them is free."""
+    if torch.compiler.is_compiling() or value.device.type != "cpu":
+        return
+    bad = ~((value > 0) & (value < float("inf")))
+    if bool(bad.any()):
+        raise ValueError(
+            f"sslkern::{op}: expected {name} to be positive and finite, "
+            f"got {value.detach()[bad].flatten()[0].item():g}"
+        )
+
+
 def check_reduction(reduction: str, op: str) -> None:
     """Reject an unknown reduction."""
     if reduction not in REDUCTIONS:

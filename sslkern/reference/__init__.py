@@ -3,6 +3,7 @@
 Tests, benchmarks and documentation compare against these functions and nothing else.
 """
 
+from sslkern.reference.info_nce import clip_loss, info_nce_loss
 from sslkern.reference.ntxent import ntxent_loss
 
-__all__ = ["ntxent_loss"]
+__all__ = ["clip_loss", "info_nce_loss", "ntxent_loss"]

@@ -1,0 +1,119 @@
+"""Writes the README's benchmark table from the committed results; nothing in it is typed by hand.
+
+    python benchmarks/readme.py          rewrite the table in README.md
+    python benchmarks/readme.py --check  exit with 1 if it is not what the results say
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
+MARKS = ("<!-- benchmark: written by benchmarks/readme.py -->", "<!-- /benchmark -->")
+
+CONTENDERS = ("eager", "compile", "lightly")
+HEADER = """\
+| | N x D | sslkern | vs eager | vs torch.compile | vs lightly | time / two sgemm | of FMA peak \
+| peak memory | eager's |
+|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def load(name: str) -> dict[str, Any]:
+    """One committed result."""
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return document
+
+
+def row_of(document: dict[str, Any], size: tuple[int, int], contender: str) -> dict[str, Any]:
+    """The row of a contender at a size; empty where it was not run."""
+    for row in document["rows"]:
+        if (row["rows"], row["dim"], row["contender"]) == (*size, contender):
+            found: dict[str, Any] = row
+            return found
+    return {}
+
+
+def ratio(row: dict[str, Any]) -> str:
+    """How many times slower a contender is."""
+    return f"{row['sslkern_speedup']:.1f}x" if row.get("sslkern_speedup") else "-"
+
+
+def mebibytes(row: dict[str, Any]) -> str:
+    """Peak memory beyond inputs and gradients."""
+    return f"{row['peak_bytes'] / 2**20:.0f} MiB" if row.get("peak_bytes") else "-"
+
+
+def command(document: dict[str, Any]) -> str:
+    """What was typed, with the instruction set where it was forced."""
+    environment = document["environment"]
+    forced = environment["instruction_set"].lower() != environment["torch_instruction_set"].lower()
+    prefix = f"SSLKERN_ISA={environment['instruction_set']} " if forced else ""
+    return f"{prefix}{environment['command']}"
+
+
+def table_row(document: dict[str, Any], label: str, size: tuple[int, int]) -> str:
+    """One line of the table."""
+    ours = row_of(document, size, "sslkern")
+    over_floor = ours["time_over_floor"]
+    cells = [
+        label,
+        f"{size[0]} x {size[1]}",
+        f"{ours['median_s'] * 1e3:.3g} ms",
+        *(ratio(row_of(document, size, name)) for name in CONTENDERS),
+        f"{over_floor:.2f}" if over_floor else "-",
+        f"{ours['fraction_of_fma_peak']:.0%}",
+        mebibytes(ours),
+        mebibytes(row_of(document, size, "eager")),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table() -> str:
+    """The whole table."""
+    sizes = ((2048, 128), (8192, 128), (4096, 512))
+    lines = [HEADER]
+    for isa, label in (("avx512", "float32, AVX-512"), ("avx2", "float32, AVX2")):
+        document = load(f"ntxent-float32-{isa}")
+        lines += [table_row(document, label, size) for size in sizes]
+    lines.append(table_row(load("ntxent-bfloat16"), "bfloat16, AVX-512", (8192, 128)))
+    lines.append(table_row(load("ntxent-float32-large"), "float32, AVX-512", (131072, 128)))
+    environment = load("ntxent-float32-avx512")["environment"]
+    commands = [command(load(p.stem)) for p in sorted(RESULTS.glob("*.json"))]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{environment['cpu']}, {environment['threads']} threads, torch {environment['torch']}. "
+            "Medians of alternating rounds; ratios are medians over the rounds. Commands "
+            "(raw times in `benchmarks/results/`):",
+            "",
+            "```",
+            *commands,
+            "```",
+        ]
+    )
+
+
+def with_table(text: str) -> str:
+    """The README with the table of the committed results."""
+    between = re.compile(f"({re.escape(MARKS[0])}\n).*?(\n{re.escape(MARKS[1])})", re.DOTALL)
+    return between.sub(lambda match: match[1] + table() + match[2], text)
+
+
+def main() -> int:
+    """Rewrite or check the README."""
+    text = README.read_text()
+    if "--check" in sys.argv:
+        return int(with_table(text) != text)
+    README.write_text(with_table(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+#include "contract/info_nce.h"
+
+#include <ATen/ops/_unique2.h>
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/mul.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "ops/autocast.h"
+#include "ops/backend.h"
+#include "ops/check.h"
+
+namespace sslkern::ops {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr const char* kOp = "info_nce";
+constexpr int64_t kRowsPerThread = 32;
+
+// The arguments that both directions take, as the user gave them.
+struct Arguments {
+  Tensor query, key;
+  OptionalTensor target;
+  Tensor scale;
+  OptionalTensor bias, query_ids, key_ids;
+  bool normalize, symmetric;
+  double label_smoothing;
+};
+
+// The same, in the layout that the kernels read; keeps the tensors alive.
+struct Prepared {
+  Tensor query, key, target, scale, bias, query_ids, key_ids;
+  InfoNceInput in;
+};
+
+void check_vector(const char* name, const Tensor& t, int64_t length, const char* shape,
+                  const Tensor& like) {
+  SSLKERN_CHECK(VALUE, t.device() == like.device(), kOp, name,
+                c10::str("on the device of query, ", like.device().str()), t.device().str());
+  SSLKERN_CHECK(VALUE, t.dim() == 1 && t.numel() == length, kOp, name,
+                c10::str("of shape ", shape, " = (", length, ",)"), "shape ", shape_name(t));
+}
+
+void check_index(const char* name, const Tensor& t, int64_t length, const char* shape,
+                 const Tensor& like) {
+  SSLKERN_CHECK(TYPE, t.scalar_type() == at::kLong, kOp, name, "of dtype torch.int64",
+                dtype_name(t.scalar_type()));
+  check_vector(name, t, length, shape, like);
+}
+
+void check_matrices(const Tensor& query, const Tensor& key) {
+  check_matrix(kOp, "query", "(N, D)", query);
+  check_matrix(kOp, "key", "(M, D)", key);
+  SSLKERN_CHECK(VALUE, key.device() == query.device(), kOp, "key",
+                c10::str("on the device of query, ", query.device().str()), key.device().str());
+  SSLKERN_CHECK(TYPE, key.scalar_type() == query.scalar_type(), kOp, "key",
+                c10::str("of the dtype of query, ", dtype_name(query.scalar_type())),
+                dtype_name(key.scalar_type()));
+  SSLKERN_CHECK(VALUE, key.size(1) == query.size(1), kOp, "key",
+                c10::str("of shape (M, D) with the D of query, ", query.size(1)), "shape ",
+                shape_name(key));
+  constexpr int64_t kMost = int64_t(1) << 31;
+  SSLKERN_CHECK(VALUE, query.size(0) < kMost && key.size(0) < kMost, kOp, "query and key",
+                "of less than 2**31 rows", query.size(0), " and ", key.size(0));
+}
+
+void check_scale(const Tensor& scale, int64_t keys) {
+  check_float_tensor(kOp, "scale", scale);
+  SSLKERN_CHECK(VALUE, scale.numel() == 1 || (scale.dim() == 1 && scale.numel() == keys), kOp,
+                "temperature", c10::str("one number, or one per column, (", keys, ",)"), "shape ",
+                shape_name(scale));
+}
+
+void check_scale_values(const Tensor& scale) {
+  const auto [low, high] = at::aminmax(scale);
+  for (const double value : {low.item<double>(), high.item<double>()}) {
+    check_positive(kOp, "scale (the inverse of temperature)", value);
+  }
+}
+
+void check_target_values(const Tensor& target, int64_t keys) {
+  const auto [low, high] = at::aminmax(target);
+  for (const int64_t value : {low.item<int64_t>(), high.item<int64_t>()}) {
+    SSLKERN_CHECK(VALUE, value >= 0 && value < keys, kOp, "target",
+                  c10::str("of values in [0, ", keys, ")"), value);
+  }
+}
+
+void check_arguments(const Arguments& a) {
+  check_matrices(a.query, a.key);
+  const int64_t rows = a.query.size(0), keys = a.key.size(0);
+  check_scale(a.scale, keys);
+  if (a.target) check_index("target", *a.target, rows, "(N,)", a.query);
+  if (a.bias) {
+    check_float_tensor(kOp, "bias", *a.bias);
+    check_vector("bias", *a.bias, keys, "(columns,)", a.query);
+  }
+  SSLKERN_CHECK(VALUE, a.query_ids.has_value() == a.key_ids.has_value(), kOp, "key_ids",
+                "given exactly when ids is", a.key_ids ? "key_ids alone" : "ids alone");
+  if (a.query_ids) {
+    check_index("ids", *a.query_ids, rows, "(N,)", a.query);
+    check_index("key_ids", *a.key_ids, keys, "(columns,)", a.query);
+  }
+  SSLKERN_CHECK(VALUE, !a.symmetric || (rows == keys && a.target), kOp, "symmetric",
+                "False unless there are as many queries as keys", rows, " and ", keys);
+  SSLKERN_CHECK(VALUE, a.label_smoothing >= 0 && a.label_smoothing <= 1, kOp, "label_smoothing",
+                "in [0, 1]", a.label_smoothing);
+}
+
+// Checks that read values; on the CPU that costs no synchronisation.
+void check_values(const Arguments& a) {
+  check_scale_values(a.scale);
+  if (a.target) check_target_values(*a.target, a.key.size(0));
+}
+
+// Ids as int32: themselves where they fit, else numbered.
+std::pair<Tensor, Tensor> compact_ids(const Tensor& query_ids, const Tensor& key_ids) {
+  const Tensor all = at::cat({query_ids, key_ids});
+  const auto [low, high] = at::aminmax(all);
+  const bool fits = low.item<int64_t>() >= std::numeric_limits<int32_t>::min() &&
+                    high.item<int64_t>() <= std::numeric_limits<int32_t>::max();
+  const Tensor codes = (fits ? all : std::get<1>(at::_unique2(all, false, true))).to(at::kInt);
+  return {codes.narrow(0, 0, query_ids.numel()).contiguous(),
+          codes.narrow(0, query_ids.numel(), key_ids.numel()).contiguous()};
+}
+
+Prepared prepare(const Arguments& a) {
+  Prepared p{};
+  p.query = with_adjacent_columns(a.query);
+  p.key = with_adjacent_columns(a.key);
+  p.scale = a.scale.to(at::kDouble).contiguous();
+  if (a.target) p.target = a.target->contiguous();
+  if (a.bias) p.bias = a.bias->to(at::kDouble).contiguous();
+  if (a.query_ids) std::tie(p.query_ids, p.key_ids) = compact_ids(*a.query_ids, *a.key_ids);
+  p.in = {p.query.const_data_ptr(),
+          p.key.const_data_ptr(),
+          p.query.stride(0),
+          p.key.stride(0),
+          p.query.size(0),
+          p.key.size(0),
+          p.query.size(1),
+          a.target ? p.target.const_data_ptr<int64_t>() : nullptr,
+          p.scale.const_data_ptr<double>(),
+          a.bias ? p.bias.const_data_ptr<double>() : nullptr,
+          a.query_ids ? p.query_ids.const_data_ptr<int32_t>() : nullptr,
+          a.query_ids ? p.key_ids.const_data_ptr<int32_t>() : nullptr,
+          a.label_smoothing,
+          to_dtype(p.query.scalar_type()),
+          a.scale.numel() > 1,
+          a.normalize,
+          a.symmetric};
+  return p;
+}
+
+int threads_for(const InfoNceInput& in) {
+  return thread_count(std::max(in.N, in.M), kRowsPerThread);
+}
+
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Forward info_nce_fwd(const Tensor& query, const Tensor& key, const OptionalTensor& target,
+                     const Tensor& scale, const OptionalTensor& bias,
+                     const OptionalTensor& query_ids, const OptionalTensor& key_ids, bool normalize,
+                     bool symmetric, double label_smoothing, bool form_grad) {
+  const Arguments a{query,     key,     target,    scale,     bias,
+                    query_ids, key_ids, normalize, symmetric, label_smoothing};
+  check_arguments(a);
+  check_values(a);
+  SSLKERN_CHECK(VALUE, !(form_grad && symmetric), kOp, "form_grad", "False with symmetric", "True");
+  const Prepared prepared = prepare(a);
+  const int64_t rows = query.size(0), cols = symmetric ? key.size(0) : 0;
+  const auto accumulate = accumulate_dtype(query.scalar_type());
+  Tensor loss = empty({rows}, accumulate, query), loss_col = empty({cols}, accumulate, query);
+  Tensor stats = empty({rows, 2}, at::kDouble, query),
+         stats_col = empty({cols, 2}, at::kDouble, query);
+  Tensor grad_query = empty({form_grad ? rows : 0, query.size(1)}, accumulate, query);
+  Tensor query_dot = empty({form_grad ? rows : 0}, at::kDouble, query);
+  InfoNceFwd p{};
+  p.in = prepared.in;
+  p.loss = loss.mutable_data_ptr();
+  p.loss_col = symmetric ? loss_col.mutable_data_ptr() : nullptr;
+  p.stats = stats.mutable_data_ptr<double>();
+  p.stats_col = symmetric ? stats_col.mutable_data_ptr<double>() : nullptr;
+  p.grad_query = form_grad ? grad_query.mutable_data_ptr() : nullptr;
+  p.query_dot = form_grad ? query_dot.mutable_data_ptr<double>() : nullptr;
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::info_nce_fwd_workspace(p)}, at::kByte, query);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::info_nce_fwd(p);
+  return {loss, loss_col, stats, stats_col, grad_query, query_dot};
+}
+
+// One row gradient per loss, in the dtype of the losses.
+Tensor check_upstream(const char* name, const Tensor& g, int64_t rows, at::ScalarType dtype) {
+  SSLKERN_CHECK(VALUE, g.dim() == 1 && g.numel() == rows && g.scalar_type() == dtype, kOp, name,
+                c10::str("of shape (", rows, ",) and dtype ", dtype_name(dtype)), "shape ",
+                shape_name(g), " and dtype ", dtype_name(g.scalar_type()));
+  return g.contiguous();
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
+    const Tensor& grad_loss, const Tensor& grad_loss_col, const Tensor& query, const Tensor& key,
+    const OptionalTensor& target, const Tensor& scale, const OptionalTensor& bias,
+    const OptionalTensor& query_ids, const OptionalTensor& key_ids, const Tensor& stats,
+    const Tensor& stats_col, bool normalize, bool symmetric, double label_smoothing,
+    bool need_query, bool need_key, bool need_scale, bool need_bias) {
+  const Arguments a{query,     key,     target,    scale,     bias,
+                    query_ids, key_ids, normalize, symmetric, label_smoothing};
+  check_arguments(a);
+  const Prepared prepared = prepare(a);
+  const int64_t rows = query.size(0), keys = key.size(0), dims = query.size(1);
+  const auto dtype = query.scalar_type(), accumulate = accumulate_dtype(dtype);
+  const Tensor g = check_upstream("grad_loss", grad_loss, rows, accumulate);
+  const Tensor h = check_upstream("grad_loss_col", grad_loss_col, symmetric ? keys : 0, accumulate);
+  SSLKERN_CHECK(VALUE, stats.is_contiguous() && stats.numel() == 2 * rows, kOp, "stats",
+                "what the forward pass returned", "shape ", shape_name(stats));
+  const bool per_key = prepared.in.scale_per_key;
+  need_query = need_query || (need_scale && !per_key);
+  need_key = need_key || (need_scale && per_key);
+  Tensor grad_query = empty({need_query ? rows : 0, dims}, dtype, query);
+  Tensor grad_key = empty({need_key ? keys : 0, dims}, dtype, query);
+  Tensor grad_scale = empty({need_scale ? scale.numel() : 0}, at::kDouble, query);
+  Tensor grad_bias = empty({need_bias ? keys : 0}, at::kDouble, query);
+  InfoNceBwd p{};
+  p.in = prepared.in;
+  p.stats = stats.const_data_ptr<double>();
+  p.stats_col = symmetric ? stats_col.const_data_ptr<double>() : nullptr;
+  p.grad_loss = g.const_data_ptr();
+  p.grad_loss_col = symmetric ? h.const_data_ptr() : nullptr;
+  p.grad_query = need_query ? grad_query.mutable_data_ptr() : nullptr;
+  p.grad_key = need_key ? grad_key.mutable_data_ptr() : nullptr;
+  p.grad_scale = need_scale ? grad_scale.mutable_data_ptr<double>() : nullptr;
+  p.grad_bias = need_bias ? grad_bias.mutable_data_ptr<double>() : nullptr;
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::info_nce_bwd_workspace(p)}, at::kByte, query);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::info_nce_bwd(p);
+  grad_scale = grad_scale.to(scale.scalar_type());
+  if (need_scale) grad_scale = grad_scale.reshape(scale.sizes());
+  if (need_bias) grad_bias = grad_bias.to(bias->scalar_type());
+  return {grad_query, grad_key, grad_scale, grad_bias};
+}
+
+// The backward pass where the forward pass has formed the gradient: float32 until it is multiplied
+// by the upstream one. The query is an argument so that differentiating the result again is
+// noticed.
+std::tuple<Tensor, Tensor> info_nce_formed_bwd(const Tensor& grad_loss, const Tensor& query,
+                                               const Tensor& scale, const Tensor& grad_query,
+                                               const Tensor& query_dot) {
+  const Tensor per_row = at::mul(grad_loss.to(at::kDouble), query_dot).sum();
+  const Tensor grad_scale = at::div(per_row, scale.to(at::kDouble).reshape({}));
+  return {at::mul(grad_query, grad_loss.unsqueeze(1)).to(query.scalar_type()),
+          grad_scale.to(scale.scalar_type()).reshape(scale.sizes())};
+}
+
+// Any layout or device without a kernel ends here: the checks say which, in the same words as
+// everywhere.
+Forward info_nce_fwd_unsupported(const Tensor& query, const Tensor& key,
+                                 const OptionalTensor& target, const Tensor& scale,
+                                 const OptionalTensor& bias, const OptionalTensor& query_ids,
+                                 const OptionalTensor& key_ids, bool normalize, bool symmetric,
+                                 double label_smoothing, bool) {
+  check_arguments(
+      {query, key, target, scale, bias, query_ids, key_ids, normalize, symmetric, label_smoothing});
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::info_nce: no kernel for ", query.device().str());
+}
+
+Forward info_nce_fwd_autocast(const Tensor& query, const Tensor& key, const OptionalTensor& target,
+                              const Tensor& scale, const OptionalTensor& bias,
+                              const OptionalTensor& query_ids, const OptionalTensor& key_ids,
+                              bool normalize, bool symmetric, double label_smoothing,
+                              bool form_grad) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  Tensor x = query, y = key;
+  promote({&x, &y});
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("sslkern::info_nce_fwd", "")
+                             .typed<decltype(info_nce_fwd)>();
+  return op.call(x, y, target, scale, bias, query_ids, key_ids, normalize, symmetric,
+                 label_smoothing, form_grad);
+}
+
+TORCH_LIBRARY_FRAGMENT(sslkern, m) {
+  m.def(
+      "info_nce_fwd(Tensor query, Tensor key, Tensor? target, Tensor scale, Tensor? bias, "
+      "Tensor? query_ids, Tensor? key_ids, bool normalize, bool symmetric, float label_smoothing, "
+      "bool form_grad) -> (Tensor loss, Tensor loss_col, Tensor stats, Tensor stats_col, "
+      "Tensor grad_query, Tensor query_dot)");
+  m.def(
+      "info_nce_bwd(Tensor grad_loss, Tensor grad_loss_col, Tensor query, Tensor key, "
+      "Tensor? target, Tensor scale, Tensor? bias, Tensor? query_ids, Tensor? key_ids, "
+      "Tensor stats, Tensor stats_col, bool normalize, bool symmetric, float label_smoothing, "
+      "bool need_query, bool need_key, bool need_scale, bool need_bias) "
+      "-> (Tensor grad_query, Tensor grad_key, Tensor grad_scale, Tensor grad_bias)");
+  m.def(
+      "info_nce_formed_bwd(Tensor grad_loss, Tensor query, Tensor scale, Tensor grad_query, "
+      "Tensor query_dot) -> (Tensor grad_query_out, Tensor grad_scale)");
+}
+
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+  m.impl("info_nce_fwd", &info_nce_fwd);
+  m.impl("info_nce_bwd", &info_nce_bwd);
+}
+
+TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
+  m.impl("info_nce_fwd", &info_nce_fwd_unsupported);
+  m.impl("info_nce_formed_bwd", &info_nce_formed_bwd);
+}
+
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { m.impl("info_nce_fwd", &info_nce_fwd_autocast); }
+
+}  // namespace
+}  // namespace sslkern::ops

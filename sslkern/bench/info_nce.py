@@ -1,0 +1,127 @@
+"""InfoNCE against a queue, as in MoCo: inputs, contenders and the floor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import sslkern
+from sslkern import reference
+from sslkern.bench.contenders import (
+    Case,
+    Contender,
+    LossFn,
+    Problem,
+    Size,
+    Step,
+    UnavailableError,
+    loss_contender,
+    working_dtype,
+)
+from sslkern.bench.peers import import_peer
+
+TEMPERATURE = 0.2
+QUEUE = 65536
+"""Negatives, as in MoCo."""
+
+
+def make_inputs(size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, their keys by another encoder, and a queue of earlier keys, which have unit norm."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (size.rows, size.dim)
+    shared, noise_q, noise_k = (torch.randn(shape, generator=generator) for _ in range(3))
+    queue = F.normalize(torch.randn(QUEUE, size.dim, generator=generator))
+    return (shared + noise_q).to(dtype), (shared + noise_k).to(dtype), queue.to(dtype)
+
+
+def check_size(size: Size) -> None:
+    """Any number of queries."""
+    if size.rows < 1 or size.dim < 1:
+        raise ValueError(f"expected N and D in size {size} to be at least 1")
+
+
+def flops(size: Size) -> int:
+    """Operations of one pass over the queue: the similarities, and the gradient of the queries.
+
+    The queries alone have a gradient, and it can be formed while the similarities are there: two
+    products of N x D x QUEUE.
+    """
+    return 4 * size.rows * QUEUE * size.dim
+
+
+def _load_sslkern(size: Size) -> LossFn:
+    try:
+        fused = sslkern.info_nce_loss
+    except (AttributeError, ImportError) as error:
+        raise UnavailableError("not built: see python -m sslkern info") from error
+    return lambda query, key, queue: fused(query, key, queue, temperature=TEMPERATURE)
+
+
+def _eager(query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+    return reference.info_nce_loss(query, key, queue, temperature=TEMPERATURE)
+
+
+def _load_compile(size: Size) -> LossFn:
+    return torch.compile(_eager, dynamic=False)
+
+
+def _load_info_nce_pytorch(size: Size) -> LossFn:
+    module: Any = import_peer("info-nce-pytorch", "info_nce")
+    loss_fn: LossFn = module.InfoNCE(temperature=TEMPERATURE, negative_mode="unpaired")
+    return loss_fn
+
+
+def _prepare_two_sgemm(problem: Problem) -> Step:
+    """The two products of `flops` over the queue, with no loss between them."""
+    query, _, queue = (x.to(working_dtype(problem.dtype)) for x in problem.inputs)
+    similarities = query.new_empty(len(query), len(queue))
+    gradient = torch.empty_like(query)
+
+    def step() -> None:
+        torch.mm(query, queue.t(), out=similarities)
+        torch.mm(similarities, queue, out=gradient)
+
+    return step
+
+
+CASE = Case(
+    name="info_nce",
+    title=f"InfoNCE, {QUEUE} negatives",
+    make_inputs=make_inputs,
+    check_size=check_size,
+    reference=_eager,
+    reference_matrices=3.6,
+    flops=flops,
+    columns=lambda size: QUEUE,
+    gradients=1,
+    contenders=(
+        loss_contender("sslkern", "the fused kernel", _load_sslkern),
+        loss_contender(
+            "eager", "sslkern.reference, eager PyTorch", lambda size: _eager, matrices=3.6
+        ),
+        loss_contender(
+            "compile",
+            "torch.compile of the reference, one graph per size",
+            _load_compile,
+            matrices=1.5,
+            compiles=True,
+        ),
+        loss_contender(
+            "info-nce-pytorch",
+            'info_nce.InfoNCE(negative_mode="unpaired")',
+            _load_info_nce_pytorch,
+            matrices=4.6,
+        ),
+        Contender(
+            "two sgemm",
+            "N x D x 65536 and N x 65536 x D, two products: a floor",
+            _prepare_two_sgemm,
+            matrices=1,
+            is_floor=True,
+        ),
+    ),
+    default_sizes=(Size(256, 128),),
+)

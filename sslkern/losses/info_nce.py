@@ -1,0 +1,119 @@
+"""InfoNCE and the loss of CLIP as modules."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sslkern.ops.info_nce import clip_loss, info_nce_loss
+
+
+class InfoNCELoss(nn.Module):
+    """`sslkern.info_nce_loss` with its temperature held.
+
+    Args:
+        temperature: Positive number.
+        symmetric: Also take the keys as queries, and the mean of both directions. Not together
+            with negatives.
+
+    Raises:
+        ValueError: If the temperature is not positive and finite.
+
+    Example:
+        >>> import torch, sslkern
+        >>> loss = sslkern.losses.InfoNCELoss(temperature=0.5)
+        >>> print(f"{loss(torch.eye(2), torch.eye(2)).item():.6f}")
+        0.126928
+
+    Equals: `sslkern.reference.info_nce_loss`.
+
+    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding",
+    2018, https://arxiv.org/abs/1807.03748; with negatives from a queue: He et al., "Momentum
+    Contrast for Unsupervised Visual Representation Learning", 2019,
+    https://arxiv.org/abs/1911.05722
+    """
+
+    def __init__(self, temperature: float = 0.1, symmetric: bool = False) -> None:
+        super().__init__()
+        if not 0 < temperature < float("inf"):
+            raise ValueError(
+                f"sslkern::info_nce: expected temperature to be positive and finite, "
+                f"got {temperature}"
+            )
+        self.temperature = temperature
+        self.symmetric = symmetric
+
+    def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """Mean loss over the rows of ``query`` (N, D).
+
+        Row i of ``key`` (N, D) is the positive of row i. The negatives are the other keys or, where
+        given, the rows of ``negatives`` (K, D) alone.
+        """
+        return info_nce_loss(
+            query, key, negatives, temperature=self.temperature, symmetric=self.symmetric
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(module)``."""
+        return f"temperature={self.temperature}, symmetric={self.symmetric}"
+
+
+class ClipLoss(nn.Module):
+    """`sslkern.clip_loss` behind the constructor and the call of open_clip's ``ClipLoss``.
+
+    Args:
+        local_loss: How several processes would share the work; without effect in one process.
+        gather_with_grad: Likewise.
+        cache_labels: Without effect: no labels are made, the positives are the diagonal.
+        rank: Index of this process.
+        world_size: Number of processes, 1.
+
+    Raises:
+        NotImplementedError: If ``world_size`` is not 1.
+
+    Example:
+        >>> import torch, sslkern
+        >>> loss = sslkern.losses.ClipLoss()
+        >>> print(f"{loss(torch.eye(2), torch.eye(2), torch.tensor(2.0)).item():.6f}")
+        0.126928
+
+    Equals: `sslkern.reference.clip_loss`; ``open_clip.ClipLoss`` of one process.
+
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language
+    Supervision", 2021, https://arxiv.org/abs/2103.00020
+    """
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__()
+        if world_size != 1:
+            raise NotImplementedError(
+                f"sslkern::info_nce: expected world_size to be 1, got {world_size}. "
+                f"The features of other processes are not gathered yet."
+            )
+        self.local_loss = local_loss
+        self.gather_with_grad = gather_with_grad
+        self.cache_labels = cache_labels
+        self.rank = rank
+        self.world_size = world_size
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor | None = None,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """Mean loss of both directions; the features (N, D) have unit norm already.
+
+        ``logit_scale`` is the factor itself, not its logarithm. With ``output_dict`` the loss comes
+        as ``{"contrastive_loss": loss}``.
+        """
+        loss = clip_loss(image_features, text_features, logit_scale, logit_bias)
+        return {"contrastive_loss": loss} if output_dict else loss

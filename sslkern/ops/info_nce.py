@@ -1,0 +1,451 @@
+"""InfoNCE: the public functions, and the shapes and gradient of their operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops._common import (
+    as_scalar_tensor,
+    check_positive,
+    check_reduction,
+    check_row_weight,
+    check_same_device,
+    check_tensor,
+    reduce_rows,
+)
+
+_OP = "info_nce"
+
+
+def info_nce_loss(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    in_batch: bool | None = None,
+    target: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    bias: Tensor | None = None,
+    symmetric: bool = False,
+    normalize: bool = True,
+    ids: Tensor | None = None,
+    key_ids: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Cross entropy of queries against keys (InfoNCE), without the N x M matrix of similarities.
+
+    With :math:`s_{ij} = \hat q_i \cdot \hat c_j / \tau_j + b_j` over the columns :math:`c_j` and the
+    target :math:`t_i`:
+
+    .. math:: \ell_i = \log \sum_j \exp(s_{ij}) - s_{i, t_i}
+
+    The columns are the keys; with ``negatives`` (a queue or memory bank) they are the row's own key
+    and the negatives (MoCo), or with ``in_batch=True`` all keys and the negatives. While neither
+    the keys nor the negatives need a gradient, that of the queries is formed in the forward pass: a
+    queue may then be overwritten before ``backward``. Otherwise doing so raises.
+
+    Args:
+        query: Queries (N, D), float64, float32, bfloat16 or float16. Half types are read as they
+            are; all arithmetic is in float32 (float64 for float64).
+        key: Keys (M, D), of the dtype of ``query``. Row i is the positive of query i unless
+            ``target`` says otherwise.
+        negatives: More columns (K, D), read in place.
+        in_batch: Whether the keys of other rows are columns too. By default they are exactly when
+            there are no ``negatives``.
+        target: Index of the positive among the columns for each query, (N,) int64.
+        temperature: Positive number, tensor with one element, or one per column, (columns,); may
+            require grad.
+        bias: Added to the logits of each column, (columns,); may require grad.
+        symmetric: Average with the loss of the columns against the queries; needs N = M.
+        normalize: Scale all rows to unit norm first; rows with norm below 1e-12 count as zero.
+        ids: Identity of each query, (N,) int64: columns of the same identity, other than the
+            target, are left out of the row's denominator.
+        key_ids: Identity of each column, (columns,) int64; with negatives alone, of each negative.
+            By default ``ids`` where the columns are the keys.
+        label_smoothing: Part of the target spread evenly over the row's columns, in [0, 1].
+        weight: Weight of each query, (N,); may require grad.
+        reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` = sum(w * loss) / sum(w).
+
+    Returns:
+        A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
+
+    Raises:
+        ValueError: For a wrong shape, device, value or combination of options.
+        TypeError: For a wrong dtype or layout.
+        NotImplementedError: When the gradient itself is differentiated.
+
+    Example:
+        >>> import torch, sslkern
+        >>> query = torch.eye(3, requires_grad=True)
+        >>> loss = sslkern.info_nce_loss(query, torch.eye(3), temperature=1.0)
+        >>> print(f"{loss.item():.6f}")
+        0.551445
+        >>> queue = torch.eye(3)[[0, 1]]
+        >>> loss = sslkern.info_nce_loss(query, torch.eye(3), queue, temperature=1.0)
+
+    Equals: `sslkern.reference.info_nce_loss`.
+
+    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", 2018,
+    https://arxiv.org/abs/1807.03748; with a queue: He et al., "Momentum Contrast for Unsupervised
+    Visual Representation Learning", 2019, https://arxiv.org/abs/1911.05722
+    """
+    _check_tensors(query=query, key=key)
+    _check_optional(negatives=negatives, target=target, bias=bias, ids=ids, key_ids=key_ids)
+    check_reduction(reduction, _OP)
+    in_batch = negatives is None if in_batch is None else in_batch
+    _check_combination(query, key, negatives, in_batch, target, symmetric)
+    tau = as_scalar_tensor(temperature, "temperature", _OP, query)
+    check_positive(tau, "temperature", _OP)
+    if query.dim() == 2:
+        check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
+    options = {"normalize": normalize, "label_smoothing": label_smoothing}
+    if negatives is not None and not in_batch:
+        rows = _against_bank(query, key, negatives, tau, bias, ids, key_ids, **options)
+    else:
+        columns = key if negatives is None else _concatenate(key, negatives)
+        if key_ids is None and negatives is None and key.shape[:1] == query.shape[:1]:
+            key_ids = ids
+        target = _diagonal(query, columns) if target is None else target
+        rows = _softmax_rows(
+            query, columns, target, 1 / tau, bias, ids, key_ids, symmetric=symmetric, **options
+        )
+    return reduce_rows(rows, weight, reduction)
+
+
+def clip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor | None = None,
+) -> Tensor:
+    r"""Mean of the cross entropies of images against texts and texts against images (CLIP).
+
+    The logits are ``logit_scale * image_features @ text_features.T + logit_bias`` with the diagonal
+    as target; row and column statistics come from one pass over them, and the matrix is never
+    stored.
+
+    Args:
+        image_features: (N, D), normalised already; float64, float32, bfloat16 or float16.
+        text_features: (N, D), normalised already.
+        logit_scale: Positive number or tensor with one element, exponentiated already; may require
+            grad.
+        logit_bias: Number or tensor with one element. The softmax does not depend on it, so it
+            changes nothing and gets a zero gradient.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        ValueError: For a wrong shape, device or scale.
+        TypeError: For a wrong dtype or layout.
+        NotImplementedError: When the gradient itself is differentiated.
+
+    Example:
+        >>> import torch, sslkern
+        >>> features = torch.eye(4)
+        >>> print(f"{sslkern.clip_loss(features, features, 1.0).item():.6f}")
+        0.743668
+
+    Equals: `sslkern.reference.clip_loss`.
+
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+    2021, https://arxiv.org/abs/2103.00020
+    """
+    _check_tensors(image_features=image_features, text_features=text_features)
+    scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
+    check_positive(scale, "logit_scale", _OP)
+    _check_combination(image_features, text_features, None, True, None, True)
+    rows = _softmax_rows(
+        image_features,
+        text_features,
+        _diagonal(image_features, text_features),
+        scale,
+        None,
+        None,
+        None,
+        normalize=False,
+        symmetric=True,
+        label_smoothing=0.0,
+    )
+    loss = rows.mean()
+    if isinstance(logit_bias, Tensor):
+        loss = loss + 0.0 * logit_bias.sum().to(loss.dtype)  # the zero gradient it is due
+    return loss
+
+
+def _check_tensors(**tensors: object) -> None:
+    for name, value in tensors.items():
+        check_tensor(value, name, _OP)
+
+
+def _check_optional(**tensors: object) -> None:
+    for name, value in tensors.items():
+        if value is not None:
+            check_tensor(value, name, _OP)
+
+
+def _refuse(argument: str, requirement: str, got: object) -> None:
+    raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")
+
+
+def _check_combination(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None,
+    in_batch: bool,
+    target: Tensor | None,
+    symmetric: bool,
+) -> None:
+    """Refuse options that contradict each other."""
+    if negatives is None and not in_batch:
+        _refuse("in_batch", "True without negatives", in_batch)
+    if symmetric and negatives is not None:
+        _refuse("symmetric", "False with negatives", symmetric)
+    if symmetric and target is not None:
+        _refuse("symmetric", "False with a target", symmetric)
+    bank_alone = negatives is not None and not in_batch
+    if bank_alone and target is not None:
+        _refuse(
+            "target", "None with negatives alone, where the own key is the positive", "a tensor"
+        )
+    one_key_each = symmetric or bank_alone or target is None
+    if one_key_each and query.dim() == key.dim() == 2 and query.shape[0] != key.shape[0]:
+        _refuse(
+            "key",
+            f"one row for each of the {query.shape[0]} queries (or target given)",
+            f"{key.shape[0]} rows",
+        )
+
+
+def _concatenate(key: Tensor, negatives: Tensor) -> Tensor:
+    _check_negatives(key, negatives)
+    return torch.cat([key, negatives])
+
+
+def _check_negatives(key: Tensor, negatives: Tensor) -> None:
+    check_same_device(negatives, "negatives", key, "key", _OP)
+    if negatives.dtype != key.dtype and not torch.is_autocast_enabled(key.device.type):
+        raise TypeError(
+            f"sslkern::{_OP}: expected negatives to be of the dtype of key, {key.dtype}, "
+            f"got {negatives.dtype}"
+        )
+    shape = tuple(negatives.shape)
+    if negatives.dim() != 2 or negatives.shape[0] == 0 or negatives.shape[1:] != key.shape[1:]:
+        _refuse("negatives", f"of shape (K, {key.shape[-1]}) with K > 0", f"shape {shape}")
+
+
+def _diagonal(query: Tensor, columns: Tensor) -> Tensor | None:
+    return torch.arange(query.shape[0], device=query.device) if query.dim() else None
+
+
+def _softmax_rows(
+    query: Tensor,
+    key: Tensor,
+    target: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    key_ids: Tensor | None,
+    *,
+    normalize: bool,
+    symmetric: bool,
+    label_smoothing: float,
+) -> Tensor:
+    """Losses of the rows, averaged with those of the columns if symmetric."""
+    form = not symmetric and _only_query_needs_grad(query, key, scale, bias)
+    loss, loss_col, *_ = torch.ops.sslkern.info_nce_fwd(
+        query, key, target, scale, bias, ids, key_ids, normalize, symmetric, label_smoothing, form
+    )
+    return (loss + loss_col) / 2 if symmetric else loss
+
+
+def _only_query_needs_grad(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor | None) -> bool:
+    """Whether the gradient can be formed in the forward pass (the scale's comes along)."""
+    if not torch.is_grad_enabled() or not query.requires_grad:
+        return False
+    per_key_scale = scale.numel() > 1 and scale.requires_grad
+    return not (key.requires_grad or per_key_scale or (bias is not None and bias.requires_grad))
+
+
+def _against_bank(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    tau: Tensor,
+    bias: Tensor | None,
+    ids: Tensor | None,
+    key_ids: Tensor | None,
+    *,
+    normalize: bool,
+    label_smoothing: float,
+) -> Tensor:
+    """Losses of the rows against their own key and the negatives.
+
+    The bank's log-sum-exp is streamed; the positive joins it by log(1 + exp(bank - positive)).
+    """
+    if bias is not None:
+        _refuse("bias", "None with negatives alone", "a tensor")
+    if tau.numel() != 1:
+        _refuse("temperature", "one number with negatives alone", f"shape {tuple(tau.shape)}")
+    _check_negatives(key, negatives)
+    if query.dim() != 2 or query.shape != key.shape:
+        _refuse("key", f"of the shape of query, {tuple(query.shape)}", f"shape {tuple(key.shape)}")
+    if query.dtype != key.dtype and not torch.is_autocast_enabled(key.device.type):
+        raise TypeError(
+            f"sslkern::{_OP}: expected key to be of the dtype of query, {query.dtype}, "
+            f"got {key.dtype}"
+        )
+    arguments = (query, negatives, None, 1 / tau, None, ids, key_ids, normalize, False)
+    form = _only_query_needs_grad(query, negatives, tau, None)
+    bank, _, stats, *_ = torch.ops.sslkern.info_nce_fwd(*arguments, 0.0, form)
+    positive = _dot(query, key, normalize) / tau.to(bank.dtype).reshape(())
+    # log(1 + exp(bank - positive)): exact where the positive dominates, inf - inf cannot arise.
+    loss = F.softplus(bank - positive, threshold=float("inf"))
+    if label_smoothing == 0:
+        return loss
+    # A smoothing of 1 without a target gives the bank's log-sum-exp less its mean logit.
+    less_mean, *_ = torch.ops.sslkern.info_nce_fwd(*arguments, 1.0, form)
+    count = stats[:, 1].to(bank.dtype)
+    mean = (positive + count * (bank - less_mean)) / (count + 1)
+    return (1 - label_smoothing) * loss + label_smoothing * (loss + positive - mean)
+
+
+def _dot(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
+    """Inner products of corresponding rows, in the dtype of the losses."""
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    x, y = x.to(dtype), y.to(dtype)
+    return (_unit_rows(x) * _unit_rows(y)).sum(1) if normalize else (x * y).sum(1)
+
+
+def _unit_rows(z: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    tiny = norm < 1e-12
+    return torch.where(tiny, torch.zeros_like(z), z / norm.masked_fill(tiny, 1.0))
+
+
+def _fake_fwd(
+    query: Tensor,
+    key: Tensor,
+    target: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    query_ids: Tensor | None,
+    key_ids: Tensor | None,
+    normalize: bool,
+    symmetric: bool,
+    label_smoothing: float,
+    form_grad: bool,
+) -> tuple[Tensor, ...]:
+    check_same_device(key, "key", query, "query", _OP)
+    rows, cols = query.shape[0], key.shape[0] if symmetric else 0
+    formed = rows if form_grad else 0
+    accumulate = torch.float64 if query.dtype == torch.float64 else torch.float32
+    return (
+        query.new_empty((rows,), dtype=accumulate),
+        query.new_empty((cols,), dtype=accumulate),
+        query.new_empty((rows, 2), dtype=torch.float64),
+        query.new_empty((cols, 2), dtype=torch.float64),
+        query.new_empty((formed, query.shape[1]), dtype=accumulate),
+        query.new_empty((formed,), dtype=torch.float64),
+    )
+
+
+def _fake_bwd(
+    grad_loss: Tensor,
+    grad_loss_col: Tensor,
+    query: Tensor,
+    key: Tensor,
+    target: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    query_ids: Tensor | None,
+    key_ids: Tensor | None,
+    stats: Tensor,
+    stats_col: Tensor,
+    normalize: bool,
+    symmetric: bool,
+    label_smoothing: float,
+    need_query: bool,
+    need_key: bool,
+    need_scale: bool,
+    need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    per_key = scale.numel() > 1
+    rows = query.shape[0] if need_query or (need_scale and not per_key) else 0
+    keys = key.shape[0] if need_key or (need_scale and per_key) else 0
+    dims = query.shape[1]
+    return (
+        query.new_empty((rows, dims)),
+        key.new_empty((keys, dims)),
+        scale.new_empty(scale.shape if need_scale else (0,)),
+        scale.new_empty((key.shape[0],), dtype=bias.dtype)
+        if need_bias and bias is not None
+        else scale.new_empty((0,), dtype=torch.float64),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    query, key, target, scale, bias, query_ids, key_ids = inputs[:7]
+    ctx.normalize, ctx.symmetric, ctx.label_smoothing, ctx.formed = inputs[7:]
+    _, _, stats, stats_col, grad_query, query_dot = output
+    ctx.mark_non_differentiable(stats, stats_col, grad_query, query_dot)
+    if ctx.formed:  # nothing of the keys is kept: they may change before the backward pass
+        ctx.save_for_backward(query, scale, grad_query, query_dot)
+    else:
+        ctx.save_for_backward(query, key, target, scale, bias, query_ids, key_ids, stats, stats_col)
+
+
+def _backward(ctx: Any, grad_loss: Tensor, grad_loss_col: Tensor, *_: Any) -> tuple[Any, ...]:
+    if ctx.formed:
+        grads = torch.ops.sslkern.info_nce_formed_bwd(grad_loss, *ctx.saved_tensors)
+        return (grads[0], None, None, grads[1] if ctx.needs_input_grad[3] else None, *[None] * 7)
+    saved = ctx.saved_tensors
+    need_query, need_key, _, need_scale, need_bias = ctx.needs_input_grad[:5]
+    query, key, scale, bias = torch.ops.sslkern.info_nce_bwd(
+        grad_loss,
+        grad_loss_col,
+        *saved,
+        ctx.normalize,
+        ctx.symmetric,
+        ctx.label_smoothing,
+        need_query,
+        need_key,
+        need_scale,
+        need_bias,
+    )
+    return (
+        query if need_query else None,
+        key if need_key else None,
+        None,
+        scale if need_scale else None,
+        bias if need_bias else None,
+        *[None] * 6,
+    )
+
+
+def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "sslkern::info_nce: expected the gradient not to be differentiated again, got a double "
+        "backward. Use sslkern.reference.info_nce_loss where second derivatives are needed."
+    )
+
+
+def _fake_formed_bwd(
+    grad_loss: Tensor, query: Tensor, scale: Tensor, grad_query: Tensor, query_dot: Tensor
+) -> tuple[Tensor, Tensor]:
+    return query.new_empty(query.shape), scale.new_empty(scale.shape)
+
+
+torch.library.register_fake("sslkern::info_nce_fwd", _fake_fwd)
+torch.library.register_fake("sslkern::info_nce_bwd", _fake_bwd)
+torch.library.register_autograd("sslkern::info_nce_fwd", _backward, setup_context=_setup_context)
+torch.library.register_autograd("sslkern::info_nce_bwd", _no_double_backward)
+torch.library.register_fake("sslkern::info_nce_formed_bwd", _fake_formed_bwd)
+torch.library.register_autograd("sslkern::info_nce_formed_bwd", _no_double_backward)
