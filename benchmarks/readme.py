@@ -1,7 +1,7 @@
 """Writes the README's benchmark table from the committed results; nothing in it is typed by hand.
 
-    python benchmarks/readme.py          rewrite the table in README.md
-    python benchmarks/readme.py --check  exit with 1 if it is not what the results say
+``python benchmarks/readme.py`` rewrites the table in README.md; with ``--check`` it exits with 1 if
+the table is not what the results say.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def table() -> str:
         [
             *lines,
             "",
-            f"{environment['cpu']}, {environment['threads']} threads, torch {environment['torch']}. "
+            f"{environment['cpu']}, {environment['threads']} threads, "
+            f"torch {environment['torch']}. "
             "Medians of alternating rounds; ratios are medians over the rounds. Commands "
             "(raw times in `benchmarks/results/`):",
             "",

@@ -93,20 +93,22 @@ def evaluate(
     dtype: torch.dtype,
     temperature: float | Tensor = 0.1,
     bias: Tensor | None = None,
+    frozen: tuple[str, ...] = (),
     **options: object,
 ) -> dict[str, Tensor]:
-    """The loss of every row and all gradients, by name."""
+    """The loss of every row and all gradients but those of what is ``frozen``, by name."""
     leaves = {name: z.to(dtype) for name, z in x.matrices().items()}
     leaves["temperature"] = torch.as_tensor(temperature, dtype=torch.float64)
     if bias is not None:
         leaves["bias"] = bias.double()
-    leaves = {name: z.clone().requires_grad_() for name, z in leaves.items()}
+    leaves = {name: z.clone().requires_grad_(name not in frozen) for name, z in leaves.items()}
     loss = function(**leaves, reduction="none", **options)
     loss.backward(x.grad.to(loss.dtype))
     results = {"loss": loss.detach()}
     for name, leaf in leaves.items():
-        assert leaf.grad is not None, name
-        results[f"grad_{name}"] = leaf.grad
+        assert (leaf.grad is None) == (name in frozen), name
+        if leaf.grad is not None:
+            results[f"grad_{name}"] = leaf.grad
     return results
 
 
@@ -119,15 +121,18 @@ def assert_like_reference(
     """The accuracy rule for the loss and every gradient.
 
     Errors are relative to the terms and not to what is left where the positive dominates and they
-    cancel: 1 for the loss, |z| / tau per unit of upstream gradient for the gradients. The rule's
-    floor is for logits up to 200; beyond, the rounding of a logit grows with it.
+    cancel: 1 for the loss, |z| / tau per unit of upstream gradient for the gradients; a key has one
+    from each row that has it as its target. The rule's floor is for logits up to 200;
+    beyond, the rounding of a logit grows with it.
     """
     dtype = x.query.dtype
     actual = evaluate(sslkern.info_nce_loss, x, dtype, temperature, bias, **options)
     eager = evaluate(reference.info_nce_loss, x, dtype, temperature, bias, **options)
     exact = evaluate(reference.info_nce_loss, x, torch.float64, temperature, bias, **options)
     tau = torch.as_tensor(temperature, dtype=torch.float64)
-    terms = sizes_of_terms(x, tau, options.get("normalize", True) is True)
+    target = options.get("target")
+    shared = int(target.bincount().max()) if isinstance(target, Tensor) else 1
+    terms = sizes_of_terms(x, tau, options.get("normalize", True) is True, shared)
     for name, expected in exact.items():
         scale = max(terms[name], float(expected.abs().max()))
         got, plain = actual[name], eager[name]
@@ -138,7 +143,7 @@ def assert_like_reference(
         assert_accurate(got, plain, expected, what, scale=scale)
 
 
-def sizes_of_terms(x: Inputs, tau: Tensor, normalize: bool) -> dict[str, float]:
+def sizes_of_terms(x: Inputs, tau: Tensor, normalize: bool, shared: int) -> dict[str, float]:
     norms = torch.cat([z.double().norm(dim=1) for z in x.matrices().values()])
     norm = 1.0 if normalize else float(norms.max())
     lowest, upstream = float(tau.min()), float(x.grad.max())
@@ -148,10 +153,10 @@ def sizes_of_terms(x: Inputs, tau: Tensor, normalize: bool) -> dict[str, float]:
     return {
         "loss": beyond,
         "grad_query": inner,
-        "grad_key": inner,
+        "grad_key": shared * inner,
         "grad_negatives": inner,
         "grad_temperature": beyond * total * norm**2 / lowest**2,
-        "grad_bias": beyond * upstream,
+        "grad_bias": shared * beyond * upstream,
     }
 
 
@@ -206,6 +211,34 @@ def test_matches_reference_at_any_temperature(
 ) -> None:
     x, options = make_problem(form, 70, 130, 40, dtype)
     assert_like_reference(x, temperature, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m", "d"), SIZES)
+@pytest.mark.parametrize("form", ["target", "bank", "batch and bank"])
+def test_gradient_formed_in_forward_matches_reference(
+    form: str, n: int, m: int, d: int, dtype: torch.dtype
+) -> None:
+    """Queries and the temperature alone have a gradient: another way through the kernel."""
+    x, options = make_problem(form, n, m, d, dtype)
+    assert_like_reference(x, 0.05, frozen=("key", "negatives"), **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [0.5, 0.005])
+@pytest.mark.parametrize("form", ["target", "bank", "batch and bank"])
+def test_gradient_formed_in_forward_takes_every_option(
+    form: str, temperature: float, dtype: torch.dtype
+) -> None:
+    frozen = ("key", "negatives", "bias")
+    x, options = with_ids(form, 60, 110, 20, dtype, 7)
+    options |= {"label_smoothing": 0.2, "frozen": frozen}
+    assert_like_reference(x, temperature, **options)
+    rescaled = {name: (z / 3).to(dtype) for name, z in x.matrices().items()}
+    assert_like_reference(x._replace(**rescaled), 0.5, normalize=False, **options)
+    if form != "bank":
+        _, bias = column_parameters(len(options["key_ids"]))
+        assert_like_reference(x, temperature, bias, **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -356,14 +389,16 @@ def test_result_and_gradient_dtypes(form: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("frozen", [(), ("key", "negatives")])
 @pytest.mark.parametrize("form", FORMS)
-def test_gradient_scales_with_upstream(form: str, scale: float) -> None:
+def test_gradient_scales_with_upstream(form: str, frozen: tuple[str, ...], scale: float) -> None:
     """Loss scaling must neither underflow nor overflow inside the kernel."""
     x, options = make_problem(form, 20, 30, 8, torch.float32)
+    options["frozen"] = frozen
     expected = evaluate(sslkern.info_nce_loss, x, torch.float32, **options)
     louder = x._replace(grad=x.grad * scale)
     scaled = evaluate(sslkern.info_nce_loss, louder, torch.float32, **options)
-    for name in ("grad_query", "grad_key"):
+    for name in {"grad_query", "grad_key"} & expected.keys():
         torch.testing.assert_close(scaled[name] / scale, expected[name], rtol=1e-5, atol=1e-6)
 
 
@@ -427,11 +462,11 @@ def test_queue_may_change_between_forward_and_backward(dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("changed", ["key", "negatives"])
 def test_changing_what_needs_a_gradient_is_an_error(changed: str) -> None:
-    x = make_inputs(6, 6, 5, torch.float32, bank=9)
+    x = make_inputs(6, 6, 5, torch.float32, bank=9 if changed == "negatives" else 0)
     inputs = x.matrices()
     inputs["query"].requires_grad_()
     inputs[changed] = inputs[changed].requires_grad_() * 1
-    loss = moco_loss(*inputs.values())
+    loss = sslkern.info_nce_loss(**inputs)
     with torch.no_grad():
         inputs[changed].zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -770,9 +805,13 @@ def test_equals_open_clip(scale: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
+@pytest.mark.parametrize("frozen", [(), ("key", "negatives")])
 @pytest.mark.parametrize("form", FORMS)
-def test_bitwise_the_same_for_any_thread_count(form: str, temperature: float) -> None:
+def test_bitwise_the_same_for_any_thread_count(
+    form: str, frozen: tuple[str, ...], temperature: float
+) -> None:
     x, options = make_problem(form, 300, 700, 70, torch.float32)
+    options["frozen"] = frozen
     torch.set_num_threads(1)
     expected = evaluate(sslkern.info_nce_loss, x, torch.float32, temperature, **options)
     for threads in (1, 2, 3, 7):

@@ -16,6 +16,7 @@
 #include "contract/info_nce.h"
 
 #include "cpu/arena.h"
+#include "cpu/dtype.h"
 #include "cpu/schedule.h"
 #include "cpu/softmax.h"
 
@@ -708,29 +709,11 @@ std::int64_t info_nce_bwd_workspace(const InfoNceBwd& p) {
 }
 
 void info_nce_fwd(const InfoNceFwd& p) {
-  switch (p.in.dtype) {
-    case Dtype::kFloat64:
-      return forward<double, double>(p);
-    case Dtype::kFloat32:
-      return forward<float, float>(p);
-    case Dtype::kBFloat16:
-      return forward<float, BFloat16>(p);
-    case Dtype::kFloat16:
-      return forward<float, Float16>(p);
-  }
+  with_types(p.in.dtype, [&]<class T, class E>() { forward<T, E>(p); });
 }
 
 void info_nce_bwd(const InfoNceBwd& p) {
-  switch (p.in.dtype) {
-    case Dtype::kFloat64:
-      return backward<double, double>(p);
-    case Dtype::kFloat32:
-      return backward<float, float>(p);
-    case Dtype::kBFloat16:
-      return backward<float, BFloat16>(p);
-    case Dtype::kFloat16:
-      return backward<float, Float16>(p);
-  }
+  with_types(p.in.dtype, [&]<class T, class E>() { backward<T, E>(p); });
 }
 
 }  // namespace sslkern::cpu::SSLKERN_ISA

@@ -13,6 +13,7 @@
 #include "contract/ntxent.h"
 
 #include "cpu/arena.h"
+#include "cpu/dtype.h"
 #include "cpu/schedule.h"
 #include "cpu/softmax.h"
 
@@ -360,29 +361,11 @@ std::int64_t ntxent_bwd_workspace(const NtxentBwd& p) {
 }
 
 void ntxent_fwd(const NtxentFwd& p) {
-  switch (p.in.dtype) {
-    case Dtype::kFloat64:
-      return forward<double, double>(p);
-    case Dtype::kFloat32:
-      return forward<float, float>(p);
-    case Dtype::kBFloat16:
-      return forward<float, BFloat16>(p);
-    case Dtype::kFloat16:
-      return forward<float, Float16>(p);
-  }
+  with_types(p.in.dtype, [&]<class T, class E>() { forward<T, E>(p); });
 }
 
 void ntxent_bwd(const NtxentBwd& p) {
-  switch (p.in.dtype) {
-    case Dtype::kFloat64:
-      return backward<double, double>(p);
-    case Dtype::kFloat32:
-      return backward<float, float>(p);
-    case Dtype::kBFloat16:
-      return backward<float, BFloat16>(p);
-    case Dtype::kFloat16:
-      return backward<float, Float16>(p);
-  }
+  with_types(p.in.dtype, [&]<class T, class E>() { backward<T, E>(p); });
 }
 
 }  // namespace sslkern::cpu::SSLKERN_ISA

@@ -28,6 +28,8 @@ miss. The exit code is 1 if anything missed."""
 SIZES = ((2, 3), (6, 8), (62, 33), (130, 127), (258, 130))
 """N x D, around and away from the edges of vector registers and tiles."""
 TEMPERATURES = (0.5, 0.1, 0.005)
+LARGEST_LOGIT = 200
+"""Of unit rows at the lowest temperature; the rounding of larger ones grows with them."""
 
 Values = dict[str, Tensor]
 LossFn = Callable[..., Tensor]
@@ -180,8 +182,9 @@ def _scale(name: str, expected: Values, inputs: Values, setting: Setting) -> flo
     """What errors are relative to: the size of the terms where these nearly cancel.
 
     Where the positive dominates, a loss and its gradients are small differences of terms that are
-    each rounded at their own size: 1 for the loss, |z| / temperature per row for a gradient, and
-    max |z|^2 / temperature^2 for d loss / d temperature = (E[s] - s_positive) / temperature.
+    each rounded at their own size: 1 for the loss; |z| / temperature for a row's gradient, from its
+    own loss and from those of others, each a mean over N; max |z|^2 / temperature^2 for d loss /
+    d temperature = (E[s] - s_positive) / temperature. The rule's floor is for logits up to 200.
     """
     matrices = [x for x in inputs.values() if x.dim() == 2]
     longest = 1.0 if setting.normalize else max(float(x.norm(dim=1).max()) for x in matrices)
@@ -190,8 +193,9 @@ def _scale(name: str, expected: Values, inputs: Values, setting: Setting) -> flo
     elif name == "grad temperature":
         terms = longest**2 / setting.temperature**2
     else:
-        terms = longest / setting.temperature / len(expected["loss"])
-    return max(terms, float(expected[name].abs().max()))
+        terms = 2 * longest / setting.temperature / len(expected["loss"])
+    beyond = max(1.0, longest**2 / setting.temperature / LARGEST_LOGIT)
+    return max(beyond * terms, float(expected[name].abs().max()))
 
 
 def _print_table(

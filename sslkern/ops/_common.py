@@ -41,7 +41,12 @@ def check_same_device(value: Tensor, name: str, other: Tensor, other_name: str, 
 
 
 def check_positive(value: Tensor, name: str, op: str) -> None:
-    """Reject values that are not positive and finite; on the CPU, where reading them is free."""
+    """Reject what is not floating and, on the CPU, values that are not positive and finite."""
+    if not value.is_floating_point():
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be of dtype torch.float64, torch.float32, "
+            f"torch.bfloat16 or torch.float16, got {value.dtype}"
+        )
     if torch.compiler.is_compiling() or value.device.type != "cpu":
         return
     bad = ~((value > 0) & (value < float("inf")))

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
@@ -18,6 +17,7 @@ from sslkern.ops._common import (
     check_tensor,
     reduce_rows,
 )
+from sslkern.reference._common import NORM_EPS
 
 _OP = "info_nce"
 
@@ -41,7 +41,7 @@ def info_nce_loss(
 ) -> Tensor:
     r"""Cross entropy of queries against keys (InfoNCE), without the N x M matrix of similarities.
 
-    With :math:`s_{ij} = \hat q_i \cdot \hat c_j / \tau_j + b_j` over the columns :math:`c_j` and the
+    With the columns :math:`c_j`, :math:`s_{ij} = \hat q_i \cdot \hat c_j / \tau_j + b_j` and the
     target :math:`t_i`:
 
     .. math:: \ell_i = \log \sum_j \exp(s_{ij}) - s_{i, t_i}
@@ -105,16 +105,34 @@ def info_nce_loss(
     check_positive(tau, "temperature", _OP)
     if query.dim() == 2:
         check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
-    options = {"normalize": normalize, "label_smoothing": label_smoothing}
     if negatives is not None and not in_batch:
-        rows = _against_bank(query, key, negatives, tau, bias, ids, key_ids, **options)
+        rows = _against_bank(
+            query,
+            key,
+            negatives,
+            tau,
+            bias,
+            ids,
+            key_ids,
+            normalize=normalize,
+            label_smoothing=label_smoothing,
+        )
     else:
         columns = key if negatives is None else _concatenate(key, negatives)
         if key_ids is None and negatives is None and key.shape[:1] == query.shape[:1]:
             key_ids = ids
         target = _diagonal(query, columns) if target is None else target
         rows = _softmax_rows(
-            query, columns, target, 1 / tau, bias, ids, key_ids, symmetric=symmetric, **options
+            query,
+            columns,
+            target,
+            1 / tau,
+            bias,
+            ids,
+            key_ids,
+            symmetric=symmetric,
+            normalize=normalize,
+            label_smoothing=label_smoothing,
         )
     return reduce_rows(rows, weight, reduction)
 
@@ -159,9 +177,13 @@ def clip_loss(
     2021, https://arxiv.org/abs/2103.00020
     """
     _check_tensors(image_features=image_features, text_features=text_features)
+    _check_features(image_features, text_features)
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
     check_positive(scale, "logit_scale", _OP)
-    _check_combination(image_features, text_features, None, True, None, True)
+    if scale.numel() != 1:
+        _refuse(
+            "logit_scale", "a number or a tensor with one element", f"shape {tuple(scale.shape)}"
+        )
     rows = _softmax_rows(
         image_features,
         text_features,
@@ -224,6 +246,24 @@ def _check_combination(
         )
 
 
+def _check_features(image: Tensor, text: Tensor) -> None:
+    """The checks of the operator, in the names that `clip_loss` uses."""
+    if image.dim() != 2:
+        _refuse("image_features", "of shape (N, D)", f"shape {tuple(image.shape)}")
+    check_same_device(text, "text_features", image, "image_features", _OP)
+    if text.shape != image.shape:
+        _refuse(
+            "text_features",
+            f"of the shape of image_features, {tuple(image.shape)}",
+            f"shape {tuple(text.shape)}",
+        )
+    if text.dtype != image.dtype and not torch.is_autocast_enabled(image.device.type):
+        raise TypeError(
+            f"sslkern::{_OP}: expected text_features to be of the dtype of image_features, "
+            f"{image.dtype}, got {text.dtype}"
+        )
+
+
 def _concatenate(key: Tensor, negatives: Tensor) -> Tensor:
     _check_negatives(key, negatives)
     return torch.cat([key, negatives])
@@ -260,6 +300,7 @@ def _softmax_rows(
 ) -> Tensor:
     """Losses of the rows, averaged with those of the columns if symmetric."""
     form = not symmetric and _only_query_needs_grad(query, key, scale, bias)
+    loss: Tensor
     loss, loss_col, *_ = torch.ops.sslkern.info_nce_fwd(
         query, key, target, scale, bias, ids, key_ids, normalize, symmetric, label_smoothing, form
     )
@@ -305,29 +346,34 @@ def _against_bank(
     arguments = (query, negatives, None, 1 / tau, None, ids, key_ids, normalize, False)
     form = _only_query_needs_grad(query, negatives, tau, None)
     bank, _, stats, *_ = torch.ops.sslkern.info_nce_fwd(*arguments, 0.0, form)
-    positive = _dot(query, key, normalize) / tau.to(bank.dtype).reshape(())
-    # log(1 + exp(bank - positive)): exact where the positive dominates, inf - inf cannot arise.
-    loss = F.softplus(bank - positive, threshold=float("inf"))
+    positive = (_dot(query, key, normalize) / tau.double().reshape(())).to(bank.dtype)
+    # log(1 + exp(bank - positive)): exact where the positive dominates.
+    loss = torch.logaddexp(bank - positive, torch.zeros_like(positive))
     if label_smoothing == 0:
         return loss
     # A smoothing of 1 without a target gives the bank's log-sum-exp less its mean logit.
     less_mean, *_ = torch.ops.sslkern.info_nce_fwd(*arguments, 1.0, form)
     count = stats[:, 1].to(bank.dtype)
-    mean = (positive + count * (bank - less_mean)) / (count + 1)
-    return (1 - label_smoothing) * loss + label_smoothing * (loss + positive - mean)
+    # Where every negative is excluded their mean is not defined, and they do not count.
+    logits = torch.where(count > 0, count * (bank - less_mean), torch.zeros_like(count))
+    mean: Tensor = (positive + logits) / (count + 1)
+    # lse - (1 - e) positive - e mean, and lse = loss + positive.
+    return loss + label_smoothing * (positive - mean)
 
 
 def _dot(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
-    """Inner products of corresponding rows, in the dtype of the losses."""
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    x, y = x.to(dtype), y.to(dtype)
+    """Inner products of corresponding rows, in float64 as the kernel takes its norms."""
+    x, y = x.double(), y.double()
     return (_unit_rows(x) * _unit_rows(y)).sum(1) if normalize else (x * y).sum(1)
 
 
 def _unit_rows(z: Tensor) -> Tensor:
+    """Rows of unit norm, zero where the norm is below 1e-12; no square overflows."""
+    largest = z.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+    z = z / largest
     norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    tiny = norm < 1e-12
-    return torch.where(tiny, torch.zeros_like(z), z / norm.masked_fill(tiny, 1.0))
+    zero = norm.detach() * largest < NORM_EPS
+    return torch.where(zero, torch.zeros_like(z), z / norm.masked_fill(zero, 1.0))
 
 
 def _fake_fwd(
