@@ -10,7 +10,7 @@ SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 bench: $(VENV)/.installed $(VENV)/.peers
 	$(BIN)/python -m sslkern bench $(ARGS)
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.peers
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed
@@ -29,9 +29,9 @@ $(VENV)/.requirements: requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
 	touch $@
 
-# lightly alone comes without its dependencies: torchvision would bring another torch.
+# Without dependencies, for they name torchvision, which would bring another torch.
 $(VENV)/.peers: $(VENV)/.requirements requirements-peers.txt
-	$(PIP) --no-deps lightly==1.6.0
+	$(PIP) --no-deps lightly==1.6.0 open_clip_torch==3.3.0 info-nce-pytorch==0.1.4
 	$(PIP) -r requirements-peers.txt
 	touch $@
 

@@ -64,7 +64,7 @@ def table_row(document: dict[str, Any], label: str, size: tuple[int, int]) -> st
     cells = [
         label,
         f"{size[0]} x {size[1]}",
-        f"{ours['median_s'] * 1e3:.3g} ms",
+        milliseconds(ours),
         *(ratio(row_of(document, size, name)) for name in CONTENDERS),
         f"{over_floor:.2f}" if over_floor else "-",
         f"{ours['fraction_of_fma_peak']:.0%}",
@@ -72,6 +72,33 @@ def table_row(document: dict[str, Any], label: str, size: tuple[int, int]) -> st
         mebibytes(row_of(document, size, "eager")),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+QUERY_KEY_HEADER = """\
+| float32, AVX-512 | sslkern | vs eager | vs torch.compile | vs peer | time / floor | peak memory \
+| eager's |
+|---|---|---|---|---|---|---|---|"""
+
+QUERY_KEY_CASES = (
+    ("clip-float32", (4096, 128), "CLIP, B = 4096, D = 128", "open_clip"),
+    ("clip-float32", (4096, 512), "CLIP, B = 4096, D = 512", "open_clip"),
+    ("info_nce-float32", (256, 128), "MoCo, 256 x 65536 queue, D = 128", "info-nce-pytorch"),
+)
+
+
+def query_key_row(name: str, size: tuple[int, int], label: str, peer: str) -> str:
+    """One line of the table of losses of queries against keys."""
+    document = load(name)
+    ours = row_of(document, size, "sslkern")
+    versus = [ratio(row_of(document, size, other)) for other in ("eager", "compile", peer)]
+    memory = [mebibytes(ours), mebibytes(row_of(document, size, "eager"))]
+    floor = f"{ours['time_over_floor']:.2f}"
+    return f"| {' | '.join([label, milliseconds(ours), *versus, floor, *memory])} |"
+
+
+def milliseconds(row: dict[str, Any]) -> str:
+    """Median time of forward and backward."""
+    return f"{row['median_s'] * 1e3:,.3g} ms" if row["median_s"] < 1 else f"{row['median_s']:.1f} s"
 
 
 def table() -> str:
@@ -88,6 +115,9 @@ def table() -> str:
     return "\n".join(
         [
             *lines,
+            "",
+            QUERY_KEY_HEADER,
+            *(query_key_row(*case) for case in QUERY_KEY_CASES),
             "",
             f"{environment['cpu']}, {environment['threads']} threads, "
             f"torch {environment['torch']}. "
