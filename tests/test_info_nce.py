@@ -599,6 +599,18 @@ def test_rows_below_eps_count_as_zero() -> None:
     assert torch.equal(sslkern.info_nce_loss(tiny, x.key), sslkern.info_nce_loss(zero, x.key))
 
 
+def test_more_than_two_to_the_31_similarities() -> None:
+    """Also in the gradient: of identical rows it is zero."""
+    query = torch.ones(47000, 2, requires_grad=True)
+    key = torch.ones(47000, 2)
+    assert len(query) * len(key) > 2**31
+    loss = sslkern.info_nce_loss(query, key)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(len(key)), rel=1e-5)
+    assert query.grad is not None
+    assert query.grad.abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("size", [1e30, 1e-10])
 def test_extreme_row_norms_do_not_change_the_loss(size: float) -> None:
     """Squares of 1e30 overflow float32; the norm must not."""

@@ -20,7 +20,6 @@ COLUMNS = [
     "sslkern/reference/{}.py",
     "sslkern/losses/{}.py",
     "sslkern/bench/{}.py",
-    "benchmarks/bench_{}.py",
     "tests/test_{}.py",
 ]
 

@@ -236,6 +236,12 @@ def test_identical_embeddings_give_log_of_the_class_count(
     assert abs(loss.item() - math.log(2 * batch - 1)) < 16 * eps / temperature
 
 
+def test_more_than_two_to_the_31_similarities() -> None:
+    z = torch.ones(24000, 2)
+    assert (2 * len(z)) ** 2 > 2**31
+    assert sslkern.ntxent_loss(z, z).item() == pytest.approx(math.log(2 * len(z) - 1), rel=1e-5)
+
+
 @pytest.mark.parametrize(("batch", "temperature"), [(2, 0.5), (4, 0.1), (8, 0.5)])
 def test_orthonormal_views_match_closed_form(batch: int, temperature: float) -> None:
     z = torch.eye(batch, dtype=torch.float64)

@@ -1,5 +1,6 @@
-"""Self-supervised methods: a loss and the state around it, for an encoder of your own."""
+"""Self-supervised methods around the user's encoder, and the state that they share."""
 
+from sslkern.methods.queue import Queue
 from sslkern.methods.simclr import SimCLR
 
-__all__ = ["SimCLR"]
+__all__ = ["Queue", "SimCLR"]
