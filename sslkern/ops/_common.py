@@ -1,4 +1,4 @@
-"""What the public functions share: numbers as tensors and the reduction over rows."""
+"""What the public functions share: numbers as tensors, and the checks of their options."""
 
 from __future__ import annotations
 
@@ -81,15 +81,3 @@ def check_row_weight(weight: Tensor | None, op: str, lengths: dict[str, int], li
             f"sslkern::{op}: expected weight to be a floating-point tensor, got {weight.dtype}"
         )
     check_same_device(weight, "weight", like, "the embeddings", op)
-
-
-def reduce_rows(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    """Reduce per-row losses: none, sum, or mean = sum(w * loss) / sum(w)."""
-    if weight is not None:
-        weight = weight.to(loss.dtype)
-        loss = loss * weight
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    return loss.mean() if weight is None else loss.sum() / weight.sum()

@@ -15,9 +15,8 @@ from sslkern.ops._common import (
     check_row_weight,
     check_same_device,
     check_tensor,
-    reduce_rows,
 )
-from sslkern.reference._common import NORM_EPS
+from sslkern.reference._common import NORM_EPS, reduce_loss
 
 _OP = "info_nce"
 
@@ -134,7 +133,7 @@ def info_nce_loss(
             normalize=normalize,
             label_smoothing=label_smoothing,
         )
-    return reduce_rows(rows, weight, reduction)
+    return reduce_loss(rows, weight, reduction)
 
 
 def clip_loss(

@@ -14,8 +14,8 @@ from sslkern.ops._common import (
     check_row_weight,
     check_same_device,
     check_tensor,
-    reduce_rows,
 )
+from sslkern.reference._common import reduce_loss
 
 
 def ntxent_loss(
@@ -80,7 +80,7 @@ def ntxent_loss(
         if weight.shape[0] == batch:
             weight = torch.cat([weight, weight])
     loss, _ = torch.ops.sslkern.ntxent_fwd(z_a, z_b, tau, normalize)
-    return reduce_rows(loss, weight, reduction)
+    return reduce_loss(loss, weight, reduction)
 
 
 def _fake_fwd(
