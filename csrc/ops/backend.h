@@ -41,9 +41,10 @@ inline at::Tensor with_adjacent_columns(const at::Tensor& t) {
   return t.stride(1) == 1 || t.size(1) == 1 ? t : t.contiguous();
 }
 
-// One thread per `rows_per_thread` rows at the most.
-inline int thread_count(int64_t rows, int64_t rows_per_thread) {
-  return int(std::clamp<int64_t>(rows / rows_per_thread, 1, at::get_num_threads()));
+// Threads for a loss over so many rows: beyond 32 rows each they cost more to start than they
+// compute.
+inline int thread_count(int64_t rows) {
+  return int(std::clamp<int64_t>(rows / 32, 1, at::get_num_threads()));
 }
 
 }  // namespace sslkern::ops

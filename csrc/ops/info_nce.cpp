@@ -23,7 +23,6 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr const char* kOp = "info_nce";
-constexpr int64_t kRowsPerThread = 32;
 
 // The arguments that both directions take, as the user gave them.
 struct Arguments {
@@ -160,9 +159,7 @@ Prepared prepare(const Arguments& a) {
   return p;
 }
 
-int threads_for(const InfoNceInput& in) {
-  return thread_count(std::max(in.N, in.M), kRowsPerThread);
-}
+int threads_for(const InfoNceInput& in) { return thread_count(std::max(in.N, in.M)); }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 

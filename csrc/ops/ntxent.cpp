@@ -16,9 +16,6 @@ using at::Tensor;
 
 constexpr const char* kOp = "ntxent";
 
-// Threads beyond this many rows each cost more to start than they compute.
-constexpr int64_t kRowsPerThread = 32;
-
 void check_inputs(const Tensor& z_a, const Tensor& z_b, const Tensor& temperature) {
   check_matrix(kOp, "z_a", "(B, D)", z_a);
   check_float_tensor(kOp, "z_b", z_b);
@@ -55,7 +52,7 @@ std::tuple<Tensor, Tensor> ntxent_fwd(const Tensor& z_a, const Tensor& z_b,
          lse = empty({rows}, at::kDouble, a);
   NtxentFwd p{};
   p.in = input_of(a, b, tau, normalize);
-  p.threads = thread_count(rows, kRowsPerThread);
+  p.threads = thread_count(rows);
   const Tensor workspace = empty({cpu::ntxent_fwd_workspace(p)}, at::kByte, a);
   p.loss = loss.mutable_data_ptr();
   p.lse = lse.mutable_data_ptr<double>();
@@ -84,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor> ntxent_bwd(const Tensor& grad_loss, const Ten
   Tensor grad_temperature = at::empty_like(tau);
   NtxentBwd p{};
   p.in = input_of(a, b, tau, normalize);
-  p.threads = thread_count(rows, kRowsPerThread);
+  p.threads = thread_count(rows);
   const Tensor workspace = empty({cpu::ntxent_bwd_workspace(p)}, at::kByte, a);
   p.lse = l.const_data_ptr<double>();
   p.grad_loss = g.const_data_ptr();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sslkern.ops._common import check_positive_number
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 
 
@@ -34,11 +35,7 @@ class InfoNCELoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1, symmetric: bool = False) -> None:
         super().__init__()
-        if not 0 < temperature < float("inf"):
-            raise ValueError(
-                f"sslkern::info_nce: expected temperature to be positive and finite, "
-                f"got {temperature}"
-            )
+        check_positive_number(temperature, "temperature", "info_nce")
         self.temperature = temperature
         self.symmetric = symmetric
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sslkern.ops._common import check_positive_number
 from sslkern.ops.ntxent import ntxent_loss
 
 
@@ -30,11 +31,7 @@ class NTXentLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.5) -> None:
         super().__init__()
-        if not 0 < temperature < float("inf"):
-            raise ValueError(
-                f"sslkern::ntxent: expected temperature to be positive and finite, "
-                f"got {temperature}"
-            )
+        check_positive_number(temperature, "temperature", "ntxent")
         self.temperature = temperature
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:

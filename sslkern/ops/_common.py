@@ -40,6 +40,12 @@ def check_same_device(value: Tensor, name: str, other: Tensor, other_name: str, 
         )
 
 
+def check_positive_number(value: float, name: str, op: str) -> None:
+    """Reject a number that is not positive and finite, as modules do when they are made."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"sslkern::{op}: expected {name} to be positive and finite, got {value}")
+
+
 def check_positive(value: Tensor, name: str, op: str) -> None:
     """Reject what is not floating and, on the CPU, values that are not positive and finite."""
     if not value.is_floating_point():
