@@ -24,26 +24,16 @@
 #pragma once
 #include <cstdint>
 
-#include "contract/types.h"
+#include "contract/query_key.h"
 
 namespace sslkern {
 
 // What both directions of differentiation read.
-struct InfoNceInput {
-  const void* query;              // (N, D) of dtype, rows stride_query apart, columns adjacent
-  const void* key;                // (M, D) of dtype, rows stride_key apart, columns adjacent
-  std::int64_t stride_query;      // elements
-  std::int64_t stride_key;        // elements
-  std::int64_t N, M, D;           // > 0
+struct InfoNceInput : QueryKey {
   const std::int64_t* target;     // (N) in [0, M), or null: no targets
-  const double* scale;            // (1), or (M) with scale_per_key; > 0
-  const double* bias;             // (M) or null
   const std::int32_t* query_ids;  // (N) or null
   const std::int32_t* key_ids;    // (M), null exactly if query_ids is
   double label_smoothing;         // in [0, 1]
-  Dtype dtype;
-  bool scale_per_key;
-  bool normalize;
   bool symmetric;
 };
 

@@ -139,22 +139,24 @@ Prepared prepare(const Arguments& a) {
   if (a.target) p.target = a.target->contiguous();
   if (a.bias) p.bias = a.bias->to(at::kDouble).contiguous();
   if (a.query_ids) std::tie(p.query_ids, p.key_ids) = compact_ids(*a.query_ids, *a.key_ids);
-  p.in = {p.query.const_data_ptr(),
-          p.key.const_data_ptr(),
-          p.query.stride(0),
-          p.key.stride(0),
-          p.query.size(0),
-          p.key.size(0),
-          p.query.size(1),
+  const QueryKey rows{p.query.const_data_ptr(),
+                      p.key.const_data_ptr(),
+                      p.query.stride(0),
+                      p.key.stride(0),
+                      p.query.size(0),
+                      p.key.size(0),
+                      p.query.size(1),
+                      p.scale.const_data_ptr<double>(),
+                      a.bias ? p.bias.const_data_ptr<double>() : nullptr,
+                      to_dtype(p.query.scalar_type()),
+                      a.scale.numel() > 1,
+                      false,
+                      a.normalize};
+  p.in = {rows,
           a.target ? p.target.const_data_ptr<int64_t>() : nullptr,
-          p.scale.const_data_ptr<double>(),
-          a.bias ? p.bias.const_data_ptr<double>() : nullptr,
           a.query_ids ? p.query_ids.const_data_ptr<int32_t>() : nullptr,
           a.query_ids ? p.key_ids.const_data_ptr<int32_t>() : nullptr,
           a.label_smoothing,
-          to_dtype(p.query.scalar_type()),
-          a.scale.numel() > 1,
-          a.normalize,
           a.symmetric};
   return p;
 }
