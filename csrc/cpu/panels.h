@@ -87,15 +87,17 @@ SSLKERN_INLINE double row_norm(const E* z, std::int64_t dims) {
   return __builtin_sqrt(sum_of_squares(0x1p-600)) * 0x1p600;
 }
 
-// Where the rows come from: the rows of a, then those of b.
+// Where the rows come from: the rows of a, then those of b, in the order given or their own.
 struct RowSource {
   const void* a;
   const void* b;
   std::int64_t stride_a, stride_b;  // elements
   std::int64_t rows_a;
+  const std::int64_t* order = nullptr;
 
   template <class E>
-  const E* row(std::int64_t i) const {
+  const E* row(std::int64_t n) const {
+    const std::int64_t i = order == nullptr ? n : order[n];
     return i < rows_a ? static_cast<const E*>(a) + i * stride_a
                       : static_cast<const E*>(b) + (i - rows_a) * stride_b;
   }
