@@ -32,9 +32,14 @@ struct SelfRows {
   }
 
   void reset() const {
+    rewind();
+    *largest = 0;
+  }
+
+  // For another pass over the tiles of the same rows.
+  void rewind() const {
     for (std::int64_t b = 0; b < z.blocks(); ++b) turn[b] = 0;
     *ticket = 0;
-    *largest = 0;
   }
 
   std::int64_t padded_rows() const { return z.blocks() * z.tile; }

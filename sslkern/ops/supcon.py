@@ -1,0 +1,305 @@
+"""Contrast by label: the public functions, and the shapes and gradient of their operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops._common import (
+    as_scalar_tensor,
+    check_positive_number,
+    check_reduction,
+    check_row_weight,
+    check_same_device,
+    check_tensor,
+)
+from sslkern.reference._common import normalize_rows, reduce_loss, to_working_dtype
+
+_OP = "supcon"
+VARIANTS = ("out", "in", "in_sum", "pairwise")
+
+
+class ClassStatistics(NamedTuple):
+    """What each of N rows sums over the others, (N,) float64; see csrc/contract/supcon.h."""
+
+    lse_negative: Tensor
+    lse_positive: Tensor
+    sum_positive: Tensor
+    pair_loss: Tensor
+    positives: Tensor  # their number, int64
+
+
+def class_statistics(
+    z: Tensor, labels: Tensor, temperature: Tensor, *, normalize: bool, pairs: bool = False
+) -> ClassStatistics:
+    """Log-sum-exps and sums of each row of ``z`` over its class and over all others."""
+    out = torch.ops.sslkern.supcon_fwd(z, labels, temperature, normalize, pairs)
+    return ClassStatistics(*out[:4], out[5])
+
+
+def supcon_loss(
+    z: Tensor,
+    labels: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    *,
+    variant: str = "out",
+    base_temperature: float | None = None,
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Contrastive loss with positives by label, without an N x N matrix or mask.
+
+    With :math:`s_{ij} = \hat z_i \cdot \hat z_j / \tau`, the positives :math:`P_i` (the other rows
+    of the label of i), the negatives :math:`N_i` and :math:`D_i = \sum_{j \ne i} \exp(s_{ij})`:
+
+    .. math::
+        \text{out:}\quad & \ell_i = \frac{1}{|P_i|} \sum_{p \in P_i} (\log D_i - s_{ip}) \\
+        \text{in:}\quad & \ell_i = \log D_i
+            - \log \Big( \frac{1}{|P_i|} \sum_{p \in P_i} \exp(s_{ip}) \Big) \\
+        \text{in\_sum:}\quad & \ell_i = \log D_i - \log \sum_{p \in P_i} \exp(s_{ip}) \\
+        \text{pairwise:}\quad & \ell_i = \sum_{p \in P_i} \log \Big( 1 +
+            \sum_{n \in N_i} \exp(s_{in} - s_{ip}) \Big)
+
+    Rows without a positive have loss 0 and take no part in the mean. "pairwise" has one term per
+    positive pair; its mean is over pairs, and no other positive is in the denominator of a pair.
+
+    Args:
+        z: Embeddings (N, D), or of V views of each sample, (B, V, D) with N = B V. float64,
+            float32, bfloat16 or float16; half types are read as they are, all arithmetic is in
+            float32 (float64 for float64).
+        labels: Label of each row, (N,) int64, or of each sample, (B,). May be left out for
+            (B, V, D): the views of one sample are then each other's positives.
+        temperature: Positive number, or a tensor with one element, which may require grad.
+        variant: ``"out"`` and ``"in"`` are the two losses of the paper; ``"in_sum"`` is "in"
+            without its 1/|P|, as in solo-learn; ``"pairwise"`` is the NTXentLoss of
+            pytorch-metric-learning.
+        base_temperature: Where given, the loss is multiplied by temperature / base_temperature,
+            as in the code that accompanies the paper, whose default is 0.07.
+        normalize: Scale every row to unit norm first; rows with norm below 1e-12 count as zero.
+        weight: Weight of each row, (N,); may require grad.
+        reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` over the rows that have a
+            positive, sum(w * loss) / sum(w); over the pairs for "pairwise". Without any positive
+            the mean is 0, with a zero gradient.
+
+    Returns:
+        A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
+
+    Raises:
+        ValueError: For a wrong shape, device, variant, reduction or temperature.
+        TypeError: For a wrong dtype or layout.
+        NotImplementedError: When the gradient itself is differentiated.
+
+    Example:
+        >>> import torch, sslkern
+        >>> z = torch.eye(4, requires_grad=True)
+        >>> loss = sslkern.supcon_loss(z, torch.tensor([0, 0, 1, 1]), temperature=1.0)
+        >>> print(f"{loss.item():.6f}")
+        1.098612
+        >>> loss.backward()
+
+    Equals: `sslkern.reference.supcon_loss`.
+
+    Source: Khosla et al., "Supervised Contrastive Learning", 2020,
+    https://arxiv.org/abs/2004.11362
+    """
+    check_tensor(z, "z", _OP)
+    check_reduction(reduction, _OP)
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"sslkern::{_OP}: expected variant to be one of {', '.join(map(repr, VARIANTS))}, "
+            f"got {variant!r}"
+        )
+    z, labels = _rows_and_labels(z, labels)
+    tau = as_scalar_tensor(temperature, "temperature", _OP, z)
+    if z.dim() == 2:
+        check_row_weight(weight, _OP, {"N": z.shape[0]}, z)
+    pairs = variant == "pairwise"
+    stats = class_statistics(z, labels, tau, normalize=normalize, pairs=pairs)
+    rows = _variant_rows(stats, variant)
+    if base_temperature is not None:
+        check_positive_number(base_temperature, "base_temperature", _OP)
+        rows = rows * (tau.to(rows.dtype).reshape(()) / base_temperature)
+    terms = stats.positives if pairs else stats.positives > 0
+    return _reduce(rows, terms, weight, reduction).to(_loss_dtype(z))
+
+
+def dcl_loss(
+    z_a: Tensor,
+    z_b: Tensor,
+    temperature: float | Tensor = 0.1,
+    *,
+    weight_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    normalize: bool = True,
+    reduction: str = "mean",
+) -> Tensor:
+    r"""Decoupled contrastive loss: NT-Xent without the positive in its denominator.
+
+    With the rows :math:`Z = [z_a; z_b]`, :math:`s_{ij} = \hat z_i \cdot \hat z_j / \tau` and the
+    partner :math:`\pi(i) = (i + B) \bmod 2B`:
+
+    .. math:: \ell_i = \log \sum_{j \ne i, \pi(i)} \exp(s_{ij}) - w_i s_{i, \pi(i)}
+
+    Args:
+        z_a: Embeddings of the first view, (B, D) with B > 1, float64, float32, bfloat16 or float16.
+        z_b: Embeddings of the second view, like ``z_a``.
+        temperature: Positive number, or a tensor with one element, which may require grad.
+        weight_fn: Gives the weights w of the positives of one direction, (B,), from the rows of
+            both views as they enter the similarities; called for (a, b) and for (b, a). Its
+            gradient is followed where it has one. See `sslkern.losses.DCLWLoss`.
+        normalize: Scale every row to unit norm first; rows with norm below 1e-12 count as zero.
+        reduction: ``"none"`` for the 2B losses in the order [a; b], ``"sum"`` or ``"mean"``.
+
+    Returns:
+        A scalar, or (2B,) for ``"none"``; float64 for float64 inputs, else float32.
+
+    Raises:
+        ValueError: For a wrong shape, device, reduction or temperature.
+        TypeError: For a wrong dtype or layout.
+        NotImplementedError: When the gradient itself is differentiated.
+
+    Example:
+        >>> import torch, sslkern
+        >>> loss = sslkern.dcl_loss(torch.eye(3), torch.eye(3), temperature=1.0)
+        >>> print(f"{loss.item():.6f}")
+        0.386294
+
+    Equals: `sslkern.reference.dcl_loss`.
+
+    Source: Yeh et al., "Decoupled Contrastive Learning", 2021, https://arxiv.org/abs/2110.06848
+    """
+    check_tensor(z_a, "z_a", _OP)
+    check_tensor(z_b, "z_b", _OP)
+    check_reduction(reduction, _OP)
+    _check_views(z_a, z_b)
+    tau = as_scalar_tensor(temperature, "temperature", _OP, z_a)
+    index = torch.arange(z_a.shape[0], device=z_a.device).repeat(2)
+    stats = class_statistics(torch.cat([z_a, z_b]), index, tau, normalize=normalize)
+    positive = stats.sum_positive
+    if weight_fn is not None:
+        a, b = to_working_dtype(z_a), to_working_dtype(z_b)
+        if normalize:
+            a, b = normalize_rows(a), normalize_rows(b)
+        positive = positive * torch.cat([_weights(weight_fn, a, b), _weights(weight_fn, b, a)])
+    return reduce_loss(stats.lse_negative - positive, None, reduction).to(_loss_dtype(z_a))
+
+
+def _refuse(argument: str, requirement: str, got: object) -> None:
+    raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")
+
+
+def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) with a label each, from views (B, V, D) where they come as such."""
+    if labels is not None:
+        check_tensor(labels, "labels", _OP)
+    if z.dim() != 3:
+        if labels is None:
+            _refuse("labels", "given where z is not of shape (B, V, D)", "None")
+        assert labels is not None
+        return z, labels
+    batch, views = z.shape[:2]
+    if labels is None:
+        labels = torch.arange(batch, device=z.device)
+    if labels.shape != (batch,):
+        _refuse("labels", f"of shape (B,) = ({batch},)", f"shape {tuple(labels.shape)}")
+    return z.flatten(0, 1), labels.repeat_interleave(views)
+
+
+def _check_views(z_a: Tensor, z_b: Tensor) -> None:
+    check_same_device(z_b, "z_b", z_a, "z_a", _OP)
+    if z_a.dim() != 2 or z_a.shape[0] < 2:
+        _refuse("z_a", "of shape (B, D) with B > 1", f"shape {tuple(z_a.shape)}")
+    if z_b.shape != z_a.shape:
+        _refuse("z_b", f"of the shape of z_a, {tuple(z_a.shape)}", f"shape {tuple(z_b.shape)}")
+    if z_b.dtype != z_a.dtype and not torch.is_autocast_enabled(z_a.device.type):
+        raise TypeError(
+            f"sslkern::{_OP}: expected z_b to be of the dtype of z_a, {z_a.dtype}, got {z_b.dtype}"
+        )
+
+
+def _weights(weight_fn: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    weights = weight_fn(a, b)
+    if not isinstance(weights, Tensor) or weights.shape != a.shape[:1]:
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        _refuse("weight_fn", f"a function to a tensor of shape (B,) = ({a.shape[0]},)", got)
+    return weights
+
+
+def _variant_rows(stats: ClassStatistics, variant: str) -> Tensor:
+    """Loss of each row, 0 where it has no positive."""
+    found = stats.positives > 0
+    count = stats.positives.clamp(min=1).to(stats.lse_positive.dtype)
+    if variant == "pairwise":
+        return stats.pair_loss
+    positive = torch.where(found, stats.lse_positive, 0)
+    if variant == "out":
+        rows = torch.logaddexp(stats.lse_negative, positive) - stats.sum_positive / count
+    else:
+        over = stats.lse_negative - positive
+        rows = torch.logaddexp(over, torch.zeros_like(over))  # softplus cuts off at 20
+        rows = rows + count.log() if variant == "in" else rows
+    return torch.where(found, rows, 0)
+
+
+def _reduce(rows: Tensor, terms: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    """`reduce_loss`, with the mean over the ``terms`` of each row."""
+    if reduction != "mean":
+        return reduce_loss(rows, weight, reduction)
+    share = terms.to(rows.dtype)
+    if weight is not None:
+        rows, share = rows * weight.to(rows.dtype), share * weight.to(rows.dtype)
+    return rows.sum() / torch.where(terms.any(), share.sum(), 1)
+
+
+def _loss_dtype(z: Tensor) -> torch.dtype:
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
+
+
+def _fake_fwd(
+    z: Tensor, labels: Tensor, temperature: Tensor, normalize: bool, pairs: bool
+) -> tuple[Tensor, ...]:
+    check_same_device(labels, "labels", z, "z", _OP)
+    rows = z.shape[0]
+    lengths = (rows, rows, rows, rows if pairs else 0, rows if pairs else 0)
+    return (
+        *(z.new_empty((length,), dtype=torch.float64) for length in lengths),
+        z.new_empty((rows,), dtype=torch.int64),
+        z.new_empty((rows,), dtype=torch.int64),
+        z.new_empty((rows,), dtype=torch.int32),
+    )
+
+
+def _fake_bwd(*inputs: Any) -> tuple[Tensor, Tensor]:
+    z, temperature = inputs[4:6]
+    return z.new_empty(z.shape), temperature.new_empty(temperature.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z, _, temperature, ctx.normalize, ctx.pairs = inputs
+    lse_negative, lse_positive, _, _, pair_weight, positives, order, end = output
+    ctx.save_for_backward(z, temperature, lse_negative, lse_positive, pair_weight, order, end)
+    ctx.mark_non_differentiable(pair_weight, positives, order, end)
+
+
+def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    grad_z, grad_temperature = torch.ops.sslkern.supcon_bwd(
+        *grads[:4], *ctx.saved_tensors, ctx.normalize, ctx.pairs
+    )
+    return grad_z, None, grad_temperature, None, None
+
+
+def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "sslkern::supcon: expected the gradient not to be differentiated again, got a double "
+        "backward. Use sslkern.reference.supcon_loss where second derivatives are needed."
+    )
+
+
+torch.library.register_fake("sslkern::supcon_fwd", _fake_fwd)
+torch.library.register_fake("sslkern::supcon_bwd", _fake_bwd)
+torch.library.register_autograd("sslkern::supcon_fwd", _backward, setup_context=_setup_context)
+torch.library.register_autograd("sslkern::supcon_bwd", _no_double_backward)
