@@ -8,7 +8,14 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
-    from sslkern.ops import clip_loss, dcl_loss, info_nce_loss, ntxent_loss, supcon_loss
+    from sslkern.ops import (
+        clip_loss,
+        dcl_loss,
+        info_nce_loss,
+        linear_cross_entropy,
+        ntxent_loss,
+        supcon_loss,
+    )
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
     # order to say what is wrong. "-m" is what argv[0] holds while -m imports the package.
@@ -22,6 +29,7 @@ __all__ = [
     "dcl_loss",
     "fma_peak",
     "info_nce_loss",
+    "linear_cross_entropy",
     "losses",
     "ntxent_loss",
     "reference",

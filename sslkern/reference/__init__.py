@@ -4,7 +4,16 @@ Tests, benchmarks and documentation compare against these functions and nothing 
 """
 
 from sslkern.reference.info_nce import clip_loss, info_nce_loss
+from sslkern.reference.linear_cross_entropy import linear_cross_entropy
 from sslkern.reference.ntxent import ntxent_loss
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
 
-__all__ = ["clip_loss", "dcl_loss", "info_nce_loss", "ntxent_loss", "supcon_loss", "uniformity"]
+__all__ = [
+    "clip_loss",
+    "dcl_loss",
+    "info_nce_loss",
+    "linear_cross_entropy",
+    "ntxent_loss",
+    "supcon_loss",
+    "uniformity",
+]

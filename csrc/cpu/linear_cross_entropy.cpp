@@ -1,0 +1,396 @@
+// Softmax cross entropy over a vocabulary on the CPU, on the blocks and tiles of query_key.h: the
+// rows of input are the queries, those of the weight the keys.
+//
+// Operations: F = 2 N V D. Forward F; backward F for the tiles again, F for the gradient of the
+// input and F for that of the weight, where wanted.
+#include "contract/linear_cross_entropy.h"
+
+#include "cpu/dtype.h"
+#include "cpu/query_key.h"
+#include "cpu/tanh.h"
+
+namespace sslkern::cpu::SSLKERN_ISA {
+namespace {
+
+using Input = LinearCrossEntropyInput;
+
+// The elements of a micro-tile at (row, column) inside N x V.
+template <class T>
+struct Inside {
+  static constexpr bool kAll = false;
+  std::int64_t row, column, rows, columns;
+
+  SSLKERN_INLINE auto operator()(int r, int q) const {
+    using Int = typename Simd<T>::Int;
+    const std::int64_t left = row + r < rows ? columns - column - q : 0;
+    return lane_index<T>() < IntVec<T>{} + Int(left < kWidth<T> ? left : kWidth<T>);
+  }
+};
+
+template <class T>
+SSLKERN_INLINE bool on_edge(const Input& in, std::int64_t row, std::int64_t column) {
+  return row + kMicroRows > in.N || column + kMicroCols<T> > in.M;
+}
+
+// The coefficients t_ij.
+template <class T>
+struct Targets {
+  T* kept;      // (padded N) (1 - e) c of the target of the row; 0 with probabilities
+  T* share;     // (padded V) (1 - e) c_j, for probabilities
+  T* uniform;   // (padded V) c_j e / V
+  double mass;  // sum over uniform
+
+  static Targets take(Arena& arena, const Queries<T>& q) {
+    return {arena.take<T>(q.padded_rows()), arena.take<T>(q.padded_keys()),
+            arena.take<T>(q.padded_keys()), 0};
+  }
+
+  void fill(const Input& in, const Queries<T>& q) {
+    const double e = in.label_smoothing;
+    const auto weight = [&](std::int64_t j) {
+      return in.class_weight == nullptr ? 1.0 : in.class_weight[j];
+    };
+    mass = 0;
+    for (std::int64_t j = 0; j < q.padded_keys(); ++j) {
+      const double c = j < in.M ? weight(j) : 0.0;
+      share[j] = T((1 - e) * c);
+      uniform[j] = T(c * e / double(in.M));
+      mass += c * e / double(in.M);
+    }
+    for (std::int64_t i = 0; i < q.padded_rows(); ++i) {
+      const bool given = i < in.N && in.target != nullptr;
+      kept[i] = given ? T((1 - e) * weight(in.target[i])) : T(0);
+    }
+  }
+};
+
+template <class T>
+SSLKERN_INLINE Vec<T> probabilities(const Input& in, std::int64_t i, std::int64_t j) {
+  Vec<T> q{};
+  if (i >= in.N || j >= in.M) return q;
+  const T* row = static_cast<const T*>(in.probability) + i * in.stride + j;
+  if (j + kWidth<T> <= in.M) {
+    __builtin_memcpy(&q, row, sizeof(q));
+  } else {
+    for (std::int64_t lane = 0; lane < in.M - j; ++lane) q[lane] = row[lane];
+  }
+  return q;
+}
+
+// t_ij of one vector.
+template <class T>
+SSLKERN_INLINE Vec<T> target_vector(const Input& in, const Targets<T>& t, std::int64_t i,
+                                    std::int64_t j) {
+  using Int = typename Simd<T>::Int;
+  Vec<T> result{};
+  if (in.target == nullptr) {
+    result = probabilities<T>(in, i, j) * load(t.share + j);
+  } else {
+    const Int lane = Int((i < in.N ? in.target[i] : std::int64_t(-1)) - j);
+    result = lane_index<T>() == IntVec<T>{} + lane ? splat(t.kept[i]) : result;
+  }
+  return in.label_smoothing > 0 ? result + load(t.uniform + j) : result;
+}
+
+template <class T>
+SSLKERN_INLINE void cap(const Input& in, const MicroTile<T>& m) {
+  if (in.softcap == 0) return;
+  const Vec<T> most = splat(T(in.softcap * kLog2E)), inverse = splat(T(1 / (in.softcap * kLog2E)));
+  for (int r = 0; r < kMicroRows; ++r) {
+    for (int q = 0; q < kMicroCols<T>; q += kWidth<T>) {
+      T* c = m.c + r * m.ldc + q;
+      store(c, most * tanh_of<T>(load(c) * inverse));
+    }
+  }
+}
+
+template <class T>
+bool stays_bounded(const Input& in, const Queries<T>& q) {
+  return (in.softcap > 0 && in.softcap * kLog2E <= kBound) || is_bounded<T>(in, q);
+}
+
+// What one row collects: the sum over its exponentials, sum_j t_ij x_ij and sum_j t_ij.
+struct Collected {
+  math::OnlineLse lse;
+  double dot, mass;
+};
+
+template <class T>
+struct TargetSums {
+  alignas(kVectorBytes) T dot[kMaxTile][kWidth<T>], mass[kMaxTile][kWidth<T>];
+};
+
+template <class T>
+struct Forward {
+  Queries<T> q;
+  Targets<T> targets;
+  Collected* rows;  // (lanes, N)
+  char* per_thread;
+  std::int64_t thread_bytes;
+
+  struct Scratch {
+    KeyBlock<T> k;
+    T* tile;
+    TileSums<T>* sums;
+    TargetSums<T>* target;
+
+    static Scratch take(Arena& arena, const Queries<T>& q) {
+      return {KeyBlock<T>::take(arena, q, false), arena.take<T>(kTileSize<T>),
+              arena.take<TileSums<T>>(1), arena.take<TargetSums<T>>(1)};
+    }
+  };
+
+  static Forward take(Arena& arena, const Input& in, int threads) {
+    Forward f{};
+    f.q = Queries<T>::take(arena, in);
+    f.targets = Targets<T>::take(arena, f.q);
+    f.rows = arena.take<Collected>(f.q.lanes * in.N);
+    Arena own(nullptr);
+    Scratch::take(own, f.q);
+    f.thread_bytes = own.used();
+    f.per_thread = arena.take<char>(threads * f.thread_bytes);
+    return f;
+  }
+
+  Scratch scratch() const {
+    Arena own(per_thread + thread_number() * thread_bytes);
+    return Scratch::take(own, q);
+  }
+};
+
+// A term whose coefficient is 0 is 0, also where the logit is infinite.
+template <class T>
+void add_targets(const Input& in, const Forward<T>& f, const MicroTile<T>& m, std::int64_t row,
+                 std::int64_t column, TargetSums<T>& sums) {
+  const Vec<T> zero{};
+  for (int r = 0; r < kMicroRows; ++r) {
+    Vec<T> dot = load(sums.dot[m.i + r]), mass = load(sums.mass[m.i + r]);
+    for (int q = 0; q < kMicroCols<T>; q += kWidth<T>) {
+      const Vec<T> t = target_vector<T>(in, f.targets, row + r, column + q);
+      dot += t != zero ? t * load(m.c + r * m.ldc + q) : zero;
+      mass += t;
+    }
+    store(sums.dot[m.i + r], dot);
+    store(sums.mass[m.i + r], mass);
+  }
+}
+
+// Sums of tile (I, J).
+template <class T>
+void sum_tile(const Input& in, const Forward<T>& f, const typename Forward<T>::Scratch& s,
+              std::int64_t I, bool bounded) {
+  const std::int64_t row0 = I * f.q.x.tile, col0 = s.k.first;
+  __builtin_memset(s.sums, 0, sizeof(*s.sums));
+  __builtin_memset(s.target, 0, sizeof(*s.target));
+  const auto visit = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+    add_bias<T>(in, s.k, m);
+    cap<T>(in, m);
+    add_targets<T>(in, f, m, row0 + m.i, col0 + m.j, *s.target);
+  };
+  const auto skip = [](int, int) {};
+  if (bounded) {
+    const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+      visit(m);
+      const std::int64_t row = row0 + m.i, column = col0 + m.j;
+      if (on_edge<T>(in, row, column)) {
+        add_powers<T>(m, Inside<T>{row, column, in.N, in.M}, *s.sums);
+      } else {
+        add_powers<T>(m, AllLanes{}, *s.sums);
+      }
+    };
+    similarity_tile<T, false>(f.q.x, s.k.y, I, 0, false, s.tile, finish, skip);
+  } else {
+    const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+      visit(m);
+      const std::int64_t row = row0 + m.i, column = col0 + m.j;
+      if (on_edge<T>(in, row, column)) hide_masked<T>(m, Inside<T>{row, column, in.N, in.M});
+    };
+    similarity_tile<T, true>(f.q.x, s.k.y, I, 0, false, s.tile, finish, skip);
+    reduce_tile<T>(s.tile, int(f.q.x.block_rows(I, kMicroRows)),
+                   int(s.k.y.block_rows(0, kMicroCols<T>)), *s.sums);
+  }
+}
+
+SSLKERN_INLINE void merge(Collected& to, const Collected& from, bool fresh) {
+  if (fresh) to = Collected{{0, 0}, 0, 0};
+  to.lse = math::lse_merge(to.lse, from.lse);
+  to.dot += from.dot;
+  to.mass += from.mass;
+}
+
+template <class T, class E>
+void sum_tiles(const Input& in, const Forward<T>& f) {
+  auto s = f.scratch();
+  const bool bounded = stays_bounded<T>(in, f.q);
+  for (std::int64_t J = next_ticket(f.q.ticket); J < f.q.key_blocks; J = next_ticket(f.q.ticket)) {
+    s.k.template load_block<E>(in, f.q, J);
+    for (std::int64_t I = 0; I < f.q.x.blocks(); ++I) {
+      sum_tile<T>(in, f, s, I, bounded);
+      const bool fresh = !f.q.wait_for(J, I);
+      Collected* lane = f.rows + J % f.q.lanes * in.N + I * f.q.x.tile;
+      for (std::int64_t i = 0; i < f.q.rows_of(I); ++i) {
+        merge(lane[i],
+              {s.sums->row(i), horizontal_sum<T>(load(s.target->dot[i])),
+               horizontal_sum<T>(load(s.target->mass[i]))},
+              fresh);
+      }
+      f.q.pass(J, I);
+    }
+  }
+}
+
+// With a target index the mass is known better than as a sum over the vocabulary.
+template <class T>
+void write_row(const LinearCrossEntropyFwd& p, const Forward<T>& f, std::int64_t i) {
+  Collected& c = f.rows[i];
+  for (std::int64_t lane = 1; lane < f.q.lanes; ++lane) merge(c, f.rows[lane * p.in.N + i], false);
+  const double lse = math::lse_log2(c.lse);
+  const double mass = p.in.target == nullptr ? c.mass : double(f.targets.kept[i]) + f.targets.mass;
+  static_cast<T*>(p.loss)[i] = T((mass * lse - c.dot) * kLn2);
+  p.stats[2 * i] = lse * kLn2;
+  p.stats[2 * i + 1] = mass;
+}
+
+template <class T, class E>
+void forward(const LinearCrossEntropyFwd& p) {
+  Arena arena(p.workspace);
+  auto f = Forward<T>::take(arena, p.in, p.threads);
+  f.q.reset();
+  f.targets.fill(p.in, f.q);
+#pragma omp parallel num_threads(p.threads)
+  {
+    pack_queries<T, E>(p.in, f.q);
+    sum_tiles<T, E>(p.in, f);
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < p.in.N; ++i) write_row<T>(p, f, i);
+  }
+}
+
+Wanted wanted_of(const LinearCrossEntropyBwd& p) {
+  return {p.grad_input != nullptr, p.grad_weight != nullptr, p.grad_bias != nullptr};
+}
+
+template <class T>
+struct Backward {
+  Queries<T> q;
+  Targets<T> targets;
+  SoftmaxRows<T> rows;  // (padded N) of g_i m_i
+  T* gradient;          // (padded N) g_i
+  GradientSums<T> sums;
+  char* per_thread;
+  std::int64_t thread_bytes;
+
+  static Backward take(Arena& arena, const LinearCrossEntropyBwd& p) {
+    Backward b{};
+    b.q = Queries<T>::take(arena, p.in);
+    b.targets = Targets<T>::take(arena, b.q);
+    b.rows = SoftmaxRows<T>::take(arena, b.q.padded_rows());
+    b.gradient = arena.take<T>(b.q.padded_rows());
+    b.sums = GradientSums<T>::take(arena, b.q, p.in, wanted_of(p));
+    Arena own(nullptr);
+    GradientScratch<T>::take(own, b.q, b.sums.wanted);
+    b.thread_bytes = own.used();
+    b.per_thread = arena.take<char>(p.threads * b.thread_bytes);
+    return b;
+  }
+
+  GradientScratch<T> scratch() const {
+    Arena own(per_thread + thread_number() * thread_bytes);
+    return GradientScratch<T>::take(own, q, sums.wanted);
+  }
+};
+
+template <class T>
+void prepare_row(const Backward<T>& b, const LinearCrossEntropyBwd& p, std::int64_t i) {
+  if (i >= p.in.N) {
+    b.gradient[i] = T(0);
+    return b.rows.clear(i);
+  }
+  const double g = double(static_cast<const T*>(p.grad_loss)[i]) / b.sums.unit;
+  b.gradient[i] = T(g);
+  b.rows.set(i, g * p.stats[2 * i + 1], p.stats[2 * i]);
+}
+
+// Tile (I, J) of G.
+template <class T, bool kBounded>
+void gradient_tile(const Input& in, const Backward<T>& b, const GradientScratch<T>& s,
+                   std::int64_t I) {
+  const std::int64_t row0 = I * b.q.x.tile, col0 = s.k.first;
+  const bool capped = in.softcap > 0;
+  const Vec<T> one = splat(T(1)), inverse = splat(T(capped ? 1 / (in.softcap * kLog2E) : 0));
+  const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+    const std::int64_t row = row0 + m.i, column = col0 + m.j;
+    const auto gradient = [&](int r, int q, Vec<T> x) __attribute__((always_inline)) {
+      const Vec<T> g =
+          row_gradient<T, kBounded>(b.rows, x, row + r) -
+          splat(b.gradient[row + r]) * target_vector<T>(in, b.targets, row + r, column + q);
+      const Vec<T> ratio = x * inverse;
+      return capped ? g * (one - ratio * ratio) : g;
+    };
+    add_bias<T>(in, s.k, m);
+    cap<T>(in, m);
+    if (on_edge<T>(in, row, column)) {
+      replace_by_gradient<T>(m, Inside<T>{row, column, in.N, in.M}, gradient);
+    } else {
+      replace_by_gradient<T>(m, AllLanes{}, gradient);
+    }
+  };
+  similarity_tile<T, true>(b.q.x, s.k.y, I, 0, false, s.tile, finish, [](int, int) {});
+}
+
+template <class T, class E>
+void backward(const LinearCrossEntropyBwd& p) {
+  const Input& in = p.in;
+  Arena arena(p.workspace);
+  auto b = Backward<T>::take(arena, p);
+  b.sums.unit = gradient_unit(largest_gradient(static_cast<const T*>(p.grad_loss), in.N));
+  b.q.reset();
+  b.targets.fill(in, b.q);
+  const Results<E> out{static_cast<E*>(p.grad_input), static_cast<E*>(p.grad_weight), nullptr,
+                       p.grad_bias, nullptr};
+#pragma omp parallel num_threads(p.threads)
+  {
+    pack_queries<T, E>(in, b.q);
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < b.q.padded_rows(); ++i) prepare_row<T>(b, p, i);
+    const bool bounded = stays_bounded<T>(in, b.q);
+    auto scratch = b.scratch();
+    const auto make_tile = [&](const GradientScratch<T>& s, std::int64_t I) {
+      bounded ? gradient_tile<T, true>(in, b, s, I) : gradient_tile<T, false>(in, b, s, I);
+    };
+    accumulate_gradient<T, E, E>(in, b.q, b.sums, scratch, out, make_tile, Nothing{});
+  }
+  write_small_gradients<T, E>(in, b.sums, out);
+}
+
+}  // namespace
+
+std::int64_t linear_cross_entropy_fwd_workspace(const LinearCrossEntropyFwd& p) {
+  Arena arena(nullptr);
+  p.in.dtype == Dtype::kFloat64 ? void(Forward<double>::take(arena, p.in, p.threads))
+                                : void(Forward<float>::take(arena, p.in, p.threads));
+  return arena.used();
+}
+
+std::int64_t linear_cross_entropy_bwd_workspace(const LinearCrossEntropyBwd& p) {
+  Arena arena(nullptr);
+  p.in.dtype == Dtype::kFloat64 ? void(Backward<double>::take(arena, p))
+                                : void(Backward<float>::take(arena, p));
+  return arena.used();
+}
+
+void linear_cross_entropy_fwd(const LinearCrossEntropyFwd& p) {
+  with_types(p.in.dtype, [&]<class T, class E>() { forward<T, E>(p); });
+}
+
+void linear_cross_entropy_bwd(const LinearCrossEntropyBwd& p) {
+  with_types(p.in.dtype, [&]<class T, class E>() { backward<T, E>(p); });
+}
+
+}  // namespace sslkern::cpu::SSLKERN_ISA
+
+SSLKERN_ENTRY(std::int64_t, linear_cross_entropy_fwd_workspace, const LinearCrossEntropyFwd&)
+SSLKERN_ENTRY(std::int64_t, linear_cross_entropy_bwd_workspace, const LinearCrossEntropyBwd&)
+SSLKERN_ENTRY(void, linear_cross_entropy_fwd, const LinearCrossEntropyFwd&)
+SSLKERN_ENTRY(void, linear_cross_entropy_bwd, const LinearCrossEntropyBwd&)

@@ -1,0 +1,296 @@
+#include "contract/linear_cross_entropy.h"
+
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/ne.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/autocast.h"
+#include "ops/backend.h"
+#include "ops/check.h"
+
+namespace sslkern::ops {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr const char* kOp = "linear_cross_entropy";
+
+// The arguments that both directions take, as the user gave them.
+struct Arguments {
+  Tensor input, weight;
+  OptionalTensor bias;
+  Tensor target;
+  OptionalTensor class_weight;
+  int64_t ignore_index;
+  double label_smoothing, softcap;
+
+  bool by_index() const { return !target.is_floating_point(); }
+};
+
+void check_per_class(const char* name, const Tensor& t, const Arguments& a) {
+  check_float_tensor(kOp, name, t);
+  SSLKERN_CHECK(VALUE, t.dim() == 1 && t.size(0) == a.weight.size(0), kOp, name,
+                c10::str("of shape (V,) = (", a.weight.size(0), ",)"), "shape ", shape_name(t));
+}
+
+void check_target(const Arguments& a) {
+  const Tensor& t = a.target;
+  SSLKERN_CHECK(VALUE, t.device() == a.input.device(), kOp, "target",
+                c10::str("on the device of input, ", a.input.device().str()), t.device().str());
+  SSLKERN_CHECK(TYPE, t.scalar_type() == at::kLong || is_supported_float(t.scalar_type()), kOp,
+                "target", "of dtype torch.int64, or floating-point probabilities",
+                dtype_name(t.scalar_type()));
+  const int64_t rows = a.input.size(0), classes = a.weight.size(0);
+  if (a.by_index()) {
+    SSLKERN_CHECK(VALUE, t.dim() == 1 && t.size(0) == rows, kOp, "target",
+                  c10::str("of shape (N,) = (", rows, ",)"), "shape ", shape_name(t));
+  } else {
+    SSLKERN_CHECK(VALUE, t.dim() == 2 && t.size(0) == rows && t.size(1) == classes, kOp, "target",
+                  c10::str("of shape (N, V) = (", rows, ", ", classes, ")"), "shape ",
+                  shape_name(t));
+  }
+}
+
+void check_arguments(const Arguments& a) {
+  check_matrix(kOp, "input", "(N, D)", a.input);
+  check_matrix(kOp, "weight", "(V, D)", a.weight);
+  SSLKERN_CHECK(TYPE, a.weight.scalar_type() == a.input.scalar_type(), kOp, "weight",
+                c10::str("of the dtype of input, ", dtype_name(a.input.scalar_type())),
+                dtype_name(a.weight.scalar_type()));
+  SSLKERN_CHECK(VALUE, a.weight.size(1) == a.input.size(1), kOp, "weight",
+                c10::str("of shape (V, D) with the D of input, ", a.input.size(1)), "shape ",
+                shape_name(a.weight));
+  constexpr int64_t kMost = int64_t(1) << 31;
+  SSLKERN_CHECK(VALUE, a.input.size(0) < kMost && a.weight.size(0) < kMost, kOp, "input and weight",
+                "of less than 2**31 rows", a.input.size(0), " and ", a.weight.size(0));
+  check_target(a);
+  if (a.bias) check_per_class("bias", *a.bias, a);
+  if (a.class_weight) check_per_class("class_weight", *a.class_weight, a);
+  SSLKERN_CHECK(VALUE, a.label_smoothing >= 0 && a.label_smoothing <= 1, kOp, "label_smoothing",
+                "in [0, 1]", a.label_smoothing);
+  SSLKERN_CHECK(VALUE, a.softcap >= 0 && a.softcap <= std::numeric_limits<double>::max(), kOp,
+                "softcap", "positive and finite", a.softcap);
+}
+
+// What the kernels read; keeps the tensors alive. Rows to be ignored are gone.
+struct Prepared {
+  OptionalTensor rows;  // the rows that remain, where not all do
+  Tensor input, weight, bias, target, class_weight;
+  double scale;
+  LinearCrossEntropyInput in;
+
+  Tensor select(const Tensor& t) const {
+    return rows ? at::index_select(t, 0, *rows) : t.contiguous();
+  }
+};
+
+void check_target_values(const Tensor& target, int64_t classes) {
+  if (target.numel() == 0) return;
+  const auto [low, high] = at::aminmax(target);
+  for (const int64_t value : {low.item<int64_t>(), high.item<int64_t>()}) {
+    SSLKERN_CHECK(VALUE, value >= 0 && value < classes, kOp, "target",
+                  c10::str("of values in [0, ", classes, ") or ignore_index"), value);
+  }
+}
+
+void check_class_weight(const OptionalTensor& class_weight) {
+  if (!class_weight) return;
+  const auto [low, high] = at::aminmax(*class_weight);
+  for (const double value : {low.item<double>(), high.item<double>()}) {
+    SSLKERN_CHECK(VALUE, value >= 0 && value <= std::numeric_limits<double>::max(), kOp,
+                  "class_weight", "of finite values >= 0", value);
+  }
+}
+
+void drop_ignored_rows(const Arguments& a, Prepared& p) {
+  p.input = with_adjacent_columns(a.input);
+  p.target = a.target;
+  if (!a.by_index()) return;
+  const Tensor keep = at::nonzero(at::ne(a.target, a.ignore_index)).squeeze(1);
+  if (keep.size(0) == a.target.size(0)) return;
+  p.rows = keep;
+  p.input = at::index_select(p.input, 0, keep);
+  p.target = at::index_select(p.target, 0, keep);
+}
+
+// Read in place where it is in the precision of the arithmetic.
+void prepare_probabilities(const Arguments& a, Prepared& p) {
+  p.target = with_adjacent_columns(a.target.to(accumulate_dtype(a.input.scalar_type())));
+  p.in.probability = p.target.const_data_ptr();
+  p.in.stride = p.target.stride(0);
+}
+
+void prepare(const Arguments& a, Prepared& p) {
+  drop_ignored_rows(a, p);
+  if (a.by_index()) check_target_values(p.target, a.weight.size(0));
+  check_class_weight(a.class_weight);
+  p.weight = with_adjacent_columns(a.weight);
+  if (a.bias) p.bias = a.bias->to(at::kDouble).contiguous();
+  if (a.class_weight) p.class_weight = a.class_weight->to(at::kDouble).contiguous();
+  p.scale = 1.0;
+  static_cast<QueryKey&>(p.in) = {p.input.const_data_ptr(),
+                                  p.weight.const_data_ptr(),
+                                  p.input.stride(0),
+                                  p.weight.stride(0),
+                                  p.input.size(0),
+                                  p.weight.size(0),
+                                  p.input.size(1),
+                                  &p.scale,
+                                  a.bias ? p.bias.const_data_ptr<double>() : nullptr,
+                                  to_dtype(p.input.scalar_type()),
+                                  false,
+                                  false,
+                                  false};
+  if (a.by_index()) {
+    p.target = p.target.contiguous();
+    p.in.target = p.target.const_data_ptr<int64_t>();
+  } else {
+    prepare_probabilities(a, p);
+  }
+  p.in.class_weight = a.class_weight ? p.class_weight.const_data_ptr<double>() : nullptr;
+  p.in.label_smoothing = a.label_smoothing;
+  p.in.softcap = a.softcap;
+}
+
+// Rows as the user numbered them, zero where ignored.
+Tensor restore(const Prepared& p, const Tensor& compact, int64_t rows) {
+  if (!p.rows) return compact;
+  std::vector<int64_t> shape = compact.sizes().vec();
+  shape[0] = rows;
+  return at::zeros(shape, compact.options()).index_copy_(0, *p.rows, compact);
+}
+
+int threads_for(const QueryKey& in) { return thread_count(std::max(in.N, in.M)); }
+
+std::tuple<Tensor, Tensor> linear_cross_entropy_fwd(const Tensor& input, const Tensor& weight,
+                                                    const OptionalTensor& bias,
+                                                    const Tensor& target,
+                                                    const OptionalTensor& class_weight,
+                                                    int64_t ignore_index, double label_smoothing,
+                                                    double softcap) {
+  const Arguments a{input,        weight,          bias,   target, class_weight,
+                    ignore_index, label_smoothing, softcap};
+  check_arguments(a);
+  Prepared prepared{};
+  prepare(a, prepared);
+  const int64_t rows = prepared.in.N;
+  Tensor loss = empty({rows}, accumulate_dtype(input.scalar_type()), input);
+  Tensor stats = empty({rows, 2}, at::kDouble, input);
+  if (rows > 0) {
+    LinearCrossEntropyFwd p{};
+    p.in = prepared.in;
+    p.loss = loss.mutable_data_ptr();
+    p.stats = stats.mutable_data_ptr<double>();
+    p.threads = threads_for(p.in);
+    const Tensor workspace = empty({cpu::linear_cross_entropy_fwd_workspace(p)}, at::kByte, input);
+    p.workspace = workspace.mutable_data_ptr();
+    cpu::linear_cross_entropy_fwd(p);
+  }
+  return {restore(prepared, loss, input.size(0)), restore(prepared, stats, input.size(0))};
+}
+
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_bwd(
+    const Tensor& grad_loss, const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+    const Tensor& target, const OptionalTensor& class_weight, const Tensor& stats,
+    int64_t ignore_index, double label_smoothing, double softcap, bool need_input, bool need_weight,
+    bool need_bias) {
+  const Arguments a{input,        weight,          bias,   target, class_weight,
+                    ignore_index, label_smoothing, softcap};
+  check_arguments(a);
+  const int64_t all = input.size(0), classes = weight.size(0), dims = input.size(1);
+  const auto dtype = input.scalar_type(), accumulate = accumulate_dtype(dtype);
+  SSLKERN_CHECK(
+      VALUE,
+      grad_loss.dim() == 1 && grad_loss.size(0) == all && grad_loss.scalar_type() == accumulate,
+      kOp, "grad_loss", c10::str("of shape (", all, ",) and dtype ", dtype_name(accumulate)),
+      "shape ", shape_name(grad_loss), " and dtype ", dtype_name(grad_loss.scalar_type()));
+  SSLKERN_CHECK(VALUE, stats.dim() == 2 && stats.size(0) == all && stats.size(1) == 2, kOp, "stats",
+                "what the forward pass returned", "shape ", shape_name(stats));
+  Prepared prepared{};
+  prepare(a, prepared);
+  const int64_t rows = prepared.in.N;
+  if (rows == 0) {
+    return {at::zeros({need_input ? all : 0, dims}, input.options()),
+            at::zeros({need_weight ? classes : 0, dims}, weight.options()),
+            at::zeros({need_bias ? classes : 0}, (bias ? *bias : weight).options())};
+  }
+  const Tensor g = prepared.select(grad_loss), s = prepared.select(stats);
+  Tensor grad_input = empty({need_input ? rows : 0, dims}, dtype, input);
+  Tensor grad_weight = empty({need_weight ? classes : 0, dims}, dtype, input);
+  Tensor grad_bias = empty({need_bias ? classes : 0}, at::kDouble, input);
+  LinearCrossEntropyBwd p{};
+  p.in = prepared.in;
+  p.stats = s.const_data_ptr<double>();
+  p.grad_loss = g.const_data_ptr();
+  p.grad_input = need_input ? grad_input.mutable_data_ptr() : nullptr;
+  p.grad_weight = need_weight ? grad_weight.mutable_data_ptr() : nullptr;
+  p.grad_bias = need_bias ? grad_bias.mutable_data_ptr<double>() : nullptr;
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::linear_cross_entropy_bwd_workspace(p)}, at::kByte, input);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::linear_cross_entropy_bwd(p);
+  if (need_input) grad_input = restore(prepared, grad_input, all);
+  if (need_bias) grad_bias = grad_bias.to(bias->scalar_type());
+  return {grad_input, grad_weight, grad_bias};
+}
+
+// Any layout or device without a kernel ends here: the checks say which, in the same words as
+// everywhere.
+std::tuple<Tensor, Tensor> linear_cross_entropy_fwd_unsupported(
+    const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
+    const OptionalTensor& class_weight, int64_t ignore_index, double label_smoothing,
+    double softcap) {
+  check_arguments(
+      {input, weight, bias, target, class_weight, ignore_index, label_smoothing, softcap});
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::linear_cross_entropy: no kernel for ",
+                              input.device().str());
+}
+
+std::tuple<Tensor, Tensor> linear_cross_entropy_fwd_autocast(
+    const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
+    const OptionalTensor& class_weight, int64_t ignore_index, double label_smoothing,
+    double softcap) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  Tensor x = input, w = weight;
+  promote({&x, &w});
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("sslkern::linear_cross_entropy_fwd", "")
+                             .typed<decltype(linear_cross_entropy_fwd)>();
+  return op.call(x, w, bias, target, class_weight, ignore_index, label_smoothing, softcap);
+}
+
+TORCH_LIBRARY_FRAGMENT(sslkern, m) {
+  m.def(
+      "linear_cross_entropy_fwd(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
+      "Tensor? class_weight, int ignore_index, float label_smoothing, float softcap) -> "
+      "(Tensor loss, Tensor stats)");
+  m.def(
+      "linear_cross_entropy_bwd(Tensor grad_loss, Tensor input, Tensor weight, Tensor? bias, "
+      "Tensor target, Tensor? class_weight, Tensor stats, int ignore_index, "
+      "float label_smoothing, float softcap, bool need_input, bool need_weight, bool need_bias) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+}
+
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+  m.impl("linear_cross_entropy_fwd", &linear_cross_entropy_fwd);
+  m.impl("linear_cross_entropy_bwd", &linear_cross_entropy_bwd);
+}
+
+TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
+  m.impl("linear_cross_entropy_fwd", &linear_cross_entropy_fwd_unsupported);
+}
+
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
+  m.impl("linear_cross_entropy_fwd", &linear_cross_entropy_fwd_autocast);
+}
+
+}  // namespace
+}  // namespace sslkern::ops
