@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import sslkern
 from sslkern import reference
 from sslkern.bench import CASES, harness, info_nce, memory, ntxent, peers
 from sslkern.bench.contenders import Contender, Outcome, Size, UnavailableError, loss_contender
@@ -209,6 +210,24 @@ def test_linear_cross_entropy_keeps_the_diagonal():
     assert theirs - reference.ntxent_loss(z_a, z_b, 0.5) > 0.05
     with pytest.raises(UnavailableError, match="left out of its own denominator"):
         contender("linear_cross_entropy").prepare(CASE.problem(SIZE, torch.float32))
+
+
+@pytest.mark.parametrize("loss", sorted(CASES))
+def test_every_case_begins_with_the_kernel_its_reference_and_the_compiled(loss):
+    assert [c.name for c in CASES[loss].contenders[:3]] == ["sslkern", "eager", "compile"]
+
+
+def test_compiled_reference_gives_the_same():
+    problem = CASE.problem(SIZE, torch.float64)
+    eager, compiled = (contender(name).prepare(problem)() for name in ("eager", "compile"))
+    torch.testing.assert_close(compiled.loss, eager.loss)
+    torch.testing.assert_close(compiled.grads, eager.grads)
+
+
+def test_kernel_that_is_not_built_is_unavailable(monkeypatch):
+    monkeypatch.delattr(sslkern, "ntxent_loss")
+    with pytest.raises(UnavailableError, match="not built: see python -m sslkern info"):
+        contender("sslkern").prepare(CASE.problem(SIZE, torch.float32))
 
 
 def test_cubic_peer_is_skipped_above_its_limit():
