@@ -8,6 +8,7 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
+    from sslkern.metrics import alignment, rankme
     from sslkern.ops import clip_loss, info_nce_loss, ntxent_loss
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
@@ -17,11 +18,13 @@ except ImportError:
 
 __all__ = [
     "__version__",
+    "alignment",
     "build_config",
     "clip_loss",
     "fma_peak",
     "info_nce_loss",
     "losses",
     "ntxent_loss",
+    "rankme",
     "reference",
 ]
