@@ -15,7 +15,7 @@ from sslkern import reference
 from sslkern.bench import CASES, harness, info_nce, memory, ntxent, peers
 from sslkern.bench.contenders import Contender, Outcome, Size, UnavailableError, loss_contender
 from sslkern.bench.harness import Plan, run_size
-from sslkern.bench.results import Results, Row, compare, replacing, to_json, write_json
+from sslkern.bench.results import Results, Row, compare, to_json, write_json
 
 CASE = CASES["ntxent"]
 SIZE = Size(32, 8)
@@ -374,21 +374,6 @@ def test_json_holds_environment_and_raw_times(tmp_path):
     assert path.read_text() == to_json(
         Results(ENVIRONMENT, 100.0, [row("eager", [0.25, 0.5, 0.75]), skipped])
     )
-
-
-def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "r.json"
-    path.write_text("old")
-
-    def write_half():
-        with replacing(path) as temporary:
-            temporary.write_text("hal")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 # --- table and plot -------------------------------------------------------------------------------

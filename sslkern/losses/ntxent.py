@@ -36,7 +36,8 @@ class NTXentLoss(nn.Module):
         temperature: Positive number.
         memory_bank_size: Rows of the bank, or rows and their length (K, D); 0 for none. Without
             the length the bank comes into being in the first call or with `load_state_dict`, in
-            the dtype and on the device of what it is given.
+            the dtype and on the device of what it is given; a compiled graph without breaks needs
+            that to have happened.
 
     Raises:
         ValueError: If the temperature is not positive and finite, or the size is negative, or not
