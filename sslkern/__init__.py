@@ -8,6 +8,7 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
+    from sslkern.metrics import alignment, rankme
     from sslkern.ops import (
         clip_loss,
         dcl_loss,
@@ -24,6 +25,7 @@ except ImportError:
 
 __all__ = [
     "__version__",
+    "alignment",
     "build_config",
     "clip_loss",
     "dcl_loss",
@@ -32,6 +34,7 @@ __all__ = [
     "linear_cross_entropy",
     "losses",
     "ntxent_loss",
+    "rankme",
     "reference",
     "supcon_loss",
 ]

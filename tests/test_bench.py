@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import sslkern
 from sslkern import reference
 from sslkern.bench import CASES, harness, info_nce, memory, ntxent, peers
 from sslkern.bench.contenders import Contender, Outcome, Size, UnavailableError, loss_contender
 from sslkern.bench.harness import Plan, run_size
-from sslkern.bench.results import Results, Row, compare, replacing, to_json, write_json
+from sslkern.bench.results import Results, Row, compare, to_json, write_json
 
 CASE = CASES["ntxent"]
 SIZE = Size(32, 8)
@@ -211,6 +212,24 @@ def test_linear_cross_entropy_keeps_the_diagonal():
         contender("linear_cross_entropy").prepare(CASE.problem(SIZE, torch.float32))
 
 
+@pytest.mark.parametrize("loss", sorted(CASES))
+def test_every_case_begins_with_the_kernel_its_reference_and_the_compiled(loss):
+    assert [c.name for c in CASES[loss].contenders[:3]] == ["sslkern", "eager", "compile"]
+
+
+def test_compiled_reference_gives_the_same():
+    problem = CASE.problem(SIZE, torch.float64)
+    eager, compiled = (contender(name).prepare(problem)() for name in ("eager", "compile"))
+    torch.testing.assert_close(compiled.loss, eager.loss)
+    torch.testing.assert_close(compiled.grads, eager.grads)
+
+
+def test_kernel_that_is_not_built_is_unavailable(monkeypatch):
+    monkeypatch.delattr(sslkern, "ntxent_loss")
+    with pytest.raises(UnavailableError, match="not built: see python -m sslkern info"):
+        contender("sslkern").prepare(CASE.problem(SIZE, torch.float32))
+
+
 def test_cubic_peer_is_skipped_above_its_limit():
     problem = CASE.problem(Size(ntxent.PML_MAX_ROWS + 2, 2), torch.float32)
     with pytest.raises(UnavailableError, match=r"N\^3 .* run up to N = 512"):
@@ -355,21 +374,6 @@ def test_json_holds_environment_and_raw_times(tmp_path):
     assert path.read_text() == to_json(
         Results(ENVIRONMENT, 100.0, [row("eager", [0.25, 0.5, 0.75]), skipped])
     )
-
-
-def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "r.json"
-    path.write_text("old")
-
-    def write_half():
-        with replacing(path) as temporary:
-            temporary.write_text("hal")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 # --- table and plot -------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,6 @@ from sslkern.train import (
     save_checkpoint,
 )
 from sslkern.train.engine import Record, build_model, lr_factor
-from sslkern.train.files import write_atomic
 from sslkern.train.plots import plot_embedding, plot_loss
 from sslkern.train.probe import Features, encode, probe
 from sslkern.train.progress import TrainProgress
@@ -318,23 +316,6 @@ def test_fresh_run_replaces_the_checkpoint_before_its_first_step(
     found = load_checkpoint(checkpoint)
     assert found.config.seed == 5
     assert found.trainer["history"] == []
-
-
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_write_that_is_interrupted_keeps_the_earlier_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
-) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, b"earlier")
-
-    def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, function, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, b"later")
-    assert path.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import sslkern
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
@@ -17,8 +16,8 @@ from sslkern.bench.contenders import (
     Problem,
     Size,
     Step,
-    UnavailableError,
     loss_contender,
+    standard_contenders,
     working_dtype,
 )
 from sslkern.bench.peers import load_peer_file
@@ -51,17 +50,6 @@ def flops(size: Size) -> int:
     return 8 * size.rows * size.rows * size.dim
 
 
-def _load_sslkern(size: Size) -> LossFn:
-    try:
-        return sslkern.clip_loss
-    except (AttributeError, ImportError) as error:
-        raise UnavailableError("not built: see python -m sslkern info") from error
-
-
-def _load_compile(size: Size) -> LossFn:
-    return torch.compile(reference.clip_loss, dynamic=False)
-
-
 def _load_open_clip(size: Size) -> LossFn:
     module: Any = load_peer_file("open_clip_torch", "open_clip/loss.py")
     loss_fn: LossFn = module.ClipLoss()
@@ -92,20 +80,7 @@ CASE = Case(
     reference_matrices=4.1,
     flops=flops,
     contenders=(
-        loss_contender("sslkern", "the fused kernel", _load_sslkern),
-        loss_contender(
-            "eager",
-            "sslkern.reference, eager PyTorch",
-            lambda size: reference.clip_loss,
-            matrices=4.1,
-        ),
-        loss_contender(
-            "compile",
-            "torch.compile of the reference, one graph per size",
-            _load_compile,
-            matrices=2,
-            compiles=True,
-        ),
+        *standard_contenders("clip_loss", eager=4.1, compiled=2),
         loss_contender("open_clip", "open_clip.ClipLoss, eager", _load_open_clip, matrices=4.1),
         Contender(
             "four sgemm",

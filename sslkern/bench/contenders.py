@@ -12,8 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+import sslkern
+from sslkern import reference
+
 LossFn = Callable[..., Tensor]
 """Inputs of the case -> scalar loss."""
+
+Call = Callable[[LossFn], LossFn]
+"""A function of `sslkern` or `sslkern.reference` -> the same with the options of the case."""
 
 
 class UnavailableError(Exception):
@@ -144,3 +150,37 @@ def loss_contender(
         return lambda: differentiate(loss_fn, problem.inputs, problem.gradients)
 
     return Contender(name, about, prepare, matrices=matrices, compiles=compiles)
+
+
+def standard_contenders(
+    function: str, call: Call = lambda loss_fn: loss_fn, *, eager: float, compiled: float
+) -> tuple[Contender, Contender, Contender]:
+    """What takes part in every case: the kernel, its reference, and the reference compiled.
+
+    Args:
+        function: Name of the public function, which is also that of its reference.
+        call: Gives the function the options of the case; it is called with the case's inputs.
+        eager: The reference's `Contender.matrices`.
+        compiled: The same of the compiled reference.
+    """
+    definition = call(getattr(reference, function))
+
+    def load_kernel(size: Size) -> LossFn:
+        try:
+            return call(getattr(sslkern, function))
+        except AttributeError as error:
+            raise UnavailableError("not built: see python -m sslkern info") from error
+
+    return (
+        loss_contender("sslkern", "the fused kernel", load_kernel),
+        loss_contender(
+            "eager", "sslkern.reference, eager PyTorch", lambda size: definition, matrices=eager
+        ),
+        loss_contender(
+            "compile",
+            "torch.compile of the reference, one graph per size",
+            lambda size: torch.compile(definition, dynamic=False),
+            matrices=compiled,
+            compiles=True,
+        ),
+    )

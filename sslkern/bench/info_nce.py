@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import sslkern
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
@@ -17,8 +16,8 @@ from sslkern.bench.contenders import (
     Problem,
     Size,
     Step,
-    UnavailableError,
     loss_contender,
+    standard_contenders,
     working_dtype,
 )
 from sslkern.bench.peers import import_peer
@@ -52,20 +51,9 @@ def flops(size: Size) -> int:
     return 4 * size.rows * QUEUE * size.dim
 
 
-def _load_sslkern(size: Size) -> LossFn:
-    try:
-        fused = sslkern.info_nce_loss
-    except (AttributeError, ImportError) as error:
-        raise UnavailableError("not built: see python -m sslkern info") from error
-    return lambda query, key, queue: fused(query, key, queue, temperature=TEMPERATURE)
-
-
-def _eager(query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
-    return reference.info_nce_loss(query, key, queue, temperature=TEMPERATURE)
-
-
-def _load_compile(size: Size) -> LossFn:
-    return torch.compile(_eager, dynamic=False)
+def call(loss_fn: LossFn) -> LossFn:
+    """With the temperature of the case."""
+    return lambda query, key, queue: loss_fn(query, key, queue, temperature=TEMPERATURE)
 
 
 def _load_info_nce_pytorch(size: Size) -> LossFn:
@@ -92,23 +80,13 @@ CASE = Case(
     title=f"InfoNCE, {QUEUE} negatives",
     make_inputs=make_inputs,
     check_size=check_size,
-    reference=_eager,
+    reference=call(reference.info_nce_loss),
     reference_matrices=3.6,
     flops=flops,
     columns=lambda size: QUEUE,
     gradients=1,
     contenders=(
-        loss_contender("sslkern", "the fused kernel", _load_sslkern),
-        loss_contender(
-            "eager", "sslkern.reference, eager PyTorch", lambda size: _eager, matrices=3.6
-        ),
-        loss_contender(
-            "compile",
-            "torch.compile of the reference, one graph per size",
-            _load_compile,
-            matrices=1.5,
-            compiles=True,
-        ),
+        *standard_contenders("info_nce_loss", call, eager=3.6, compiled=1.5),
         loss_contender(
             "info-nce-pytorch",
             'info_nce.InfoNCE(negative_mode="unpaired")',

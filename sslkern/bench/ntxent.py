@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import sslkern
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
@@ -18,6 +17,7 @@ from sslkern.bench.contenders import (
     Step,
     UnavailableError,
     loss_contender,
+    standard_contenders,
     working_dtype,
 )
 from sslkern.bench.peers import import_peer
@@ -57,20 +57,9 @@ def flops(size: Size) -> int:
     return 4 * size.rows * size.rows * size.dim
 
 
-def _load_sslkern(size: Size) -> LossFn:
-    try:
-        fused = sslkern.ntxent_loss
-    except (AttributeError, ImportError) as error:
-        raise UnavailableError("not built: see python -m sslkern info") from error
-    return lambda z_a, z_b: fused(z_a, z_b, TEMPERATURE)
-
-
-def _eager(z_a: Tensor, z_b: Tensor) -> Tensor:
-    return reference.ntxent_loss(z_a, z_b, TEMPERATURE)
-
-
-def _load_compile(size: Size) -> LossFn:
-    return torch.compile(_eager, dynamic=False)
+def call(loss_fn: LossFn) -> LossFn:
+    """With the temperature of the case."""
+    return lambda z_a, z_b: loss_fn(z_a, z_b, TEMPERATURE)
 
 
 def _load_lightly(size: Size) -> LossFn:
@@ -114,21 +103,11 @@ CASE = Case(
     title="NT-Xent",
     make_inputs=make_inputs,
     check_size=check_size,
-    reference=_eager,
+    reference=call(reference.ntxent_loss),
     reference_matrices=3.5,
     flops=flops,
     contenders=(
-        loss_contender("sslkern", "the fused kernel", _load_sslkern),
-        loss_contender(
-            "eager", "sslkern.reference, eager PyTorch", lambda size: _eager, matrices=3.5
-        ),
-        loss_contender(
-            "compile",
-            "torch.compile of the reference, one graph per size",
-            _load_compile,
-            matrices=1.5,
-            compiles=True,
-        ),
+        *standard_contenders("ntxent_loss", call, eager=3.5, compiled=1.5),
         loss_contender("lightly", "lightly.loss.NTXentLoss", _load_lightly, matrices=4.5),
         loss_contender(
             "pytorch-metric-learning",

@@ -6,6 +6,7 @@ shows as a slope. Other sizes have no common axis: each gets a panel of bars.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,9 +16,10 @@ from matplotlib.figure import Figure  # not pyplot: draws into files, looks for 
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
+from sslkern._files import write_atomic
 from sslkern.bench.contenders import Size
 from sslkern.bench.environment import describe
-from sslkern.bench.results import OURS, Results, Row, replacing
+from sslkern.bench.results import OURS, Results, Row
 from sslkern.bench.table import format_bytes, format_seconds
 
 OUR_COLOR, FLOOR_COLOR, INK, FAINT = "#d1495b", "#555555", "#222222", "#dddddd"
@@ -33,9 +35,10 @@ Value = Callable[[Row], float | None]
 
 def save_plot(results: Results, title: str, path: Path) -> None:
     """Draw the rows that ran; ``path`` is replaced when the picture is complete."""
-    figure = draw(results, title)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160, facecolor="white")
+    buffer = io.BytesIO()
+    form = path.suffix.removeprefix(".").lower()
+    draw(results, title).savefig(buffer, format=form, dpi=160, facecolor="white")
+    write_atomic(path, buffer.getvalue())
 
 
 def draw(results: Results, title: str) -> Figure:

@@ -1,17 +1,15 @@
-"""Rows of a benchmark, the numbers derived from them, and files that are whole or absent."""
+"""Rows of a benchmark, the numbers derived from them, and the file that holds them."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from sslkern._files import write_atomic
 from sslkern.bench.contenders import Size
 
 SCHEMA = 1
@@ -122,21 +120,6 @@ def _row_to_dict(row: Row) -> dict[str, object]:
     }
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside ``path`` that replaces it on success and vanishes otherwise."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(results: Results, path: Path) -> None:
     """Write the results; on any interruption ``path`` stays as it was."""
-    with replacing(path) as temporary:
-        temporary.write_text(to_json(results))
+    write_atomic(path, to_json(results).encode())

@@ -66,9 +66,9 @@ class Queue(nn.Module):
                 f"sslkern::Queue: expected rows to be of shape (B, {dim}), "
                 f"got shape {tuple(rows.shape)}"
             )
-        start = int(self.position)
-        kept = rows[-size:] if len(rows) > size else rows
-        first = start + len(rows) - len(kept)
-        places = torch.arange(first, first + len(kept), device=self.rows.device) % size
-        self.rows[places] = kept.to(self.rows)
-        self.position.fill_((start + len(rows)) % size)
+        count = len(rows)
+        first = max(0, count - size)
+        # The position stays a tensor: on a GPU nothing waits for it, in a graph nothing breaks.
+        places = torch.arange(first, count, device=self.rows.device) + self.position
+        self.rows[places % size] = rows[first:].to(self.rows)
+        self.position.copy_((self.position + count) % size)

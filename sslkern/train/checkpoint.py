@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from sslkern._files import write_atomic
 from sslkern.train.config import ConfigError, TrainConfig
-from sslkern.train.files import write_atomic
 
 FILE_NAME = "checkpoint.pt"
 FORMAT = "sslkern-train"

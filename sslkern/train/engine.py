@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from sslkern import ops, reference
+from sslkern._files import write_atomic
 from sslkern.methods.simclr import Loss, SimCLR
 from sslkern.train.batches import PairStream
 from sslkern.train.checkpoint import FILE_NAME, save_checkpoint
 from sslkern.train.config import DTYPES, ConfigError, TrainConfig
 from sslkern.train.encoder import DigitEncoder
-from sslkern.train.files import write_atomic
 from sslkern.train.seeds import derived_seed, generator
 
 LOG_NAME = "log.jsonl"

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from sslkern._files import write_atomic
 from sslkern._version import __version__
 from sslkern.data import Digits, load_digits, split_half
 from sslkern.train.checkpoint import Checkpoint, CheckpointError
 from sslkern.train.config import DTYPES, TrainConfig
 from sslkern.train.engine import Trainer, build_model, fit
-from sslkern.train.files import write_atomic
 from sslkern.train.plots import plot_embedding, plot_loss
 from sslkern.train.probe import DRAWS, FEW_LABELS, Features, encode, probe
 from sslkern.train.progress import TrainProgress

@@ -16,8 +16,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sslkern._files import write_atomic
 from sslkern.train.engine import Record
-from sslkern.train.files import write_atomic
 
 
 def plot_loss(history: Sequence[Record], title: str, path: Path) -> None:

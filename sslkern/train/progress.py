@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sslkern._progress import LiveProgress
 from sslkern.train.engine import Record
 
 LINES_PER_RUN = 20
 
 
-class TrainProgress:
+class TrainProgress(LiveProgress):
     """Shows epoch, loss (mean of the epoch so far) and images per second.
 
     Args:
@@ -25,19 +23,17 @@ class TrainProgress:
 
     def __init__(self, console: Console, epochs: int, steps_per_epoch: int, done: int = 0) -> None:
         """Prepare the bar; it shows on entering the context."""
-        self._console = console
-        self._epochs = epochs
-        self._steps_per_epoch = steps_per_epoch
-        self._losses: list[float] = []
-        self._bar = Progress(
+        super().__init__(
+            console,
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} images/s"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
         )
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._losses: list[float] = []
         total = epochs * steps_per_epoch
         self._task = self._bar.add_task(
             f"epoch {done // steps_per_epoch}/{epochs}",
@@ -54,23 +50,6 @@ class TrainProgress:
         loss = sum(self._losses) / len(self._losses)
         description = f"epoch {epoch}/{self._epochs}"
         self._bar.update(self._task, advance=1, description=description, loss=loss, rate=rate)
-        if in_epoch + 1 == self._steps_per_epoch and not self._console.is_terminal:
-            self._line(epoch, f"{description}  loss {loss:.4f}  {rate:.0f} images/s")
-
-    def _line(self, epoch: int, text: str) -> None:
-        if epoch % max(1, self._epochs // LINES_PER_RUN) == 0 or epoch == self._epochs:
-            self._console.print(text, highlight=False, soft_wrap=True)
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Let go of the terminal, also when interrupted."""
-        self._bar.stop()
+        stride = max(1, self._epochs // LINES_PER_RUN)
+        if in_epoch + 1 == self._steps_per_epoch and (epoch % stride == 0 or epoch == self._epochs):
+            self._line(f"{description}  loss {loss:.4f}  {rate:.0f} images/s")

@@ -1,0 +1,139 @@
+"""What tells a good representation from a collapsed one, without labels."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from sslkern.ops._common import check_positive_number, check_same_device, check_tensor
+from sslkern.reference._common import normalize_rows, to_working_dtype
+
+_RANK_EPS = 1e-7
+"""Added to each share of the spectrum, as in the paper: the logarithm of none is that of zero."""
+
+
+def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
+    r"""Mean distance between the two embeddings of each sample, raised to a power: low is good.
+
+    .. math:: \frac{1}{N} \sum_i \lVert \hat x_i - \hat y_i \rVert^\alpha
+
+    It is 0 where the views of every sample agree, and with the power 2 it is 4 at most. Collapsed
+    embeddings agree as well: read it beside a measure of spread, such as `sslkern.rankme`.
+
+    Args:
+        x: Embeddings of one view (N, D), float64, float32, bfloat16 or float16; the rows are scaled
+            to unit norm, and those with a norm below 1e-12 count as zero. May require grad.
+        y: Embeddings of the other view, of the same shape and dtype.
+        alpha: The power, a positive number. Below 2 the slope at a distance of zero is taken
+            as zero.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        ValueError: For a wrong shape, device or power.
+        TypeError: For a wrong dtype.
+
+    Example:
+        >>> import torch, sslkern
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> y = torch.tensor([[3.0, 0.0], [1.0, 0.0]])
+        >>> print(f"{sslkern.alignment(x, y).item():.4f}")
+        1.0000
+
+    Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
+    Uniformity on the Hypersphere", 2020, https://arxiv.org/abs/2005.10242
+    """
+    op = "alignment"
+    _check_rows(x, "x", op)
+    _check_rows(y, "y", op)
+    _check_alike(x, y, op)
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+        raise TypeError(f"sslkern::{op}: expected alpha to be a number, got {type(alpha).__name__}")
+    check_positive_number(alpha, "alpha", op)
+    x, y = (normalize_rows(to_working_dtype(z)) for z in (x, y))
+    squares = (x - y).square().sum(1)
+    if alpha >= 2:
+        return squares.pow(alpha / 2).mean()
+    agree = squares == 0  # where the slope of the power is infinite, or has no direction
+    return squares.masked_fill(agree, 1).pow(alpha / 2).masked_fill(agree, 0).mean()
+
+
+def rankme(z: Tensor) -> Tensor:
+    r"""Effective rank of the embeddings, the exponential of the entropy of their spectrum.
+
+    .. math:: \exp\Bigl(-\sum_k p_k \log p_k\Bigr), \quad
+              p_k = \frac{\sigma_k(Z)}{\sum_j \sigma_j(Z)} + 10^{-7}
+
+    with the singular values of the matrix as it is: neither centred nor scaled. It is 1 where all
+    rows lie on one line, which is collapse, and min(N, K) where no direction is preferred. The
+    number depends on N until N is many times K; the paper takes 25600 embeddings.
+
+    Args:
+        z: Embeddings (N, K), float64, float32, bfloat16 or float16. May require grad.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32. A matrix of zeros gives 1.
+
+    Raises:
+        ValueError: For a wrong shape, or values that are not finite.
+        TypeError: For a wrong dtype.
+
+    Example:
+        >>> import torch, sslkern
+        >>> print(f"{sslkern.rankme(torch.eye(8)).item():.3f}")
+        8.000
+        >>> print(f"{sslkern.rankme(torch.ones(8, 4)).item():.3f}")
+        1.000
+
+    Source: Garrido, Balestriero, Najman, LeCun, "RankMe: Assessing the Downstream Performance of
+    Pretrained Self-Supervised Representations by Their Rank", 2023,
+    https://arxiv.org/abs/2210.02885
+    """
+    _check_rows(z, "z", "rankme")
+    _check_finite(z, "z", "rankme")
+    sigma: Tensor = torch.linalg.svdvals(to_working_dtype(z))
+    p = sigma / sigma.sum().clamp_min(torch.finfo(sigma.dtype).tiny) + _RANK_EPS
+    entropy = -(p * p.log()).sum()
+    return entropy.exp()
+
+
+def _check_rows(z: Tensor, name: str, op: str) -> None:
+    """Reject what is no floating matrix with at least one row and one column."""
+    check_tensor(z, name, op)
+    if z.dim() != 2 or 0 in z.shape:
+        raise ValueError(
+            f"sslkern::{op}: expected {name} to be a matrix with no empty dimension, "
+            f"got shape {tuple(z.shape)}"
+        )
+    if not z.is_floating_point():
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be of dtype torch.float64, torch.float32, "
+            f"torch.bfloat16 or torch.float16, got {z.dtype}"
+        )
+
+
+def _check_alike(x: Tensor, y: Tensor, op: str) -> None:
+    check_same_device(y, "y", x, "x", op)
+    if y.shape != x.shape:
+        raise ValueError(
+            f"sslkern::{op}: expected y to be of the shape of x, {tuple(x.shape)}, "
+            f"got shape {tuple(y.shape)}"
+        )
+    if y.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(
+            f"sslkern::{op}: expected y to be of the dtype of x, {x.dtype}, got {y.dtype}"
+        )
+
+
+def _check_finite(z: Tensor, name: str, op: str) -> None:
+    """Reject NaN and infinity on the CPU, where a decomposition fails on them in other words."""
+    if torch.compiler.is_compiling() or z.device.type != "cpu":
+        return
+    finite = z.isfinite()
+    if not bool(finite.all()):
+        raise ValueError(
+            f"sslkern::{op}: expected {name} to be finite, got {z.detach()[~finite][0].item()}"
+        )
