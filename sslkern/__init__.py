@@ -8,7 +8,7 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
-    from sslkern.metrics import alignment, rankme
+    from sslkern.metrics import alignment, contrastive_accuracy, rankme
     from sslkern.ops import (
         clip_loss,
         dcl_loss,
@@ -28,6 +28,7 @@ __all__ = [
     "alignment",
     "build_config",
     "clip_loss",
+    "contrastive_accuracy",
     "dcl_loss",
     "fma_peak",
     "info_nce_loss",

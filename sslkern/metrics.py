@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor
 
 from sslkern.ops._common import check_positive_number, check_same_device, check_tensor
+from sslkern.ops.info_nce import positive_rank
 from sslkern.reference._common import normalize_rows, to_working_dtype
 
 _RANK_EPS = 1e-7
@@ -59,6 +61,79 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
         return squares.pow(alpha / 2).mean()
     agree = squares == 0  # where the slope of the power is infinite, or has no direction
     return squares.masked_fill(agree, 1).pow(alpha / 2).masked_fill(agree, 0).mean()
+
+
+def contrastive_accuracy(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    topk: Sequence[int] = (1, 5),
+    in_batch: bool | None = None,
+    target: Tensor | None = None,
+    ids: Tensor | None = None,
+    key_ids: Tensor | None = None,
+    normalize: bool = True,
+) -> Tensor:
+    """How often the positive is among the k columns most similar to the query.
+
+    The columns are those of `sslkern.info_nce_loss` for the same arguments. One stream over them
+    serves every k; no N x M matrix is stored. A column as similar as the positive does not count
+    against it, one that cannot be compared (NaN) does.
+
+    Args:
+        query: Queries (N, D), float64, float32, bfloat16 or float16.
+        key: Keys (M, D), of the dtype of ``query``; row i is the positive of query i unless
+            ``target`` says otherwise.
+        negatives: More columns (K, D), read in place.
+        topk: The numbers k, positive.
+        in_batch: Whether the keys of other rows are columns too. By default they are exactly when
+            there are no ``negatives``.
+        target: Index of the positive among the columns for each query, (N,) int64.
+        ids: Identity of each query, (N,) int64: columns of the same identity, other than the
+            target, do not count.
+        key_ids: Identity of each column, (columns,) int64; with negatives alone, of each negative.
+            By default ``ids`` where the columns are the keys.
+        normalize: Compare by cosine; otherwise by scalar product.
+
+    Returns:
+        Shares in [0, 1], (len(topk),) float64, without a gradient.
+
+    Raises:
+        ValueError: For a wrong shape, device, value or combination of options.
+        TypeError: For a wrong dtype or layout.
+
+    Example:
+        >>> import torch, sslkern
+        >>> query = torch.eye(4)
+        >>> sslkern.contrastive_accuracy(query, query.roll(1, 0), topk=(1, 4)).tolist()
+        [0.0, 1.0]
+
+        The two views of NT-Xent, where a row is no candidate for itself:
+
+        >>> z, row = torch.cat([query, query]), torch.arange(8)
+        >>> sslkern.contrastive_accuracy(z, z, target=row.roll(4), ids=row).tolist()
+        [1.0, 1.0]
+
+    Equals: `sslkern.reference.contrastive_accuracy`.
+
+    Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
+    2020, https://arxiv.org/abs/2002.05709, whose code logs it.
+    """
+    op = "info_nce"
+    if not topk or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in topk):
+        raise ValueError(f"sslkern::{op}: expected topk to be positive integers, got {topk!r}")
+    rank = positive_rank(
+        query,
+        key,
+        negatives,
+        in_batch=in_batch,
+        target=target,
+        ids=ids,
+        key_ids=key_ids,
+        normalize=normalize,
+    )
+    return torch.stack([(rank < k).double().mean() for k in topk])
 
 
 def rankme(z: Tensor) -> Tensor:

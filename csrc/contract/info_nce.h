@@ -65,11 +65,23 @@ struct InfoNceBwd {
   int threads;                // > 0
 };
 
+// How many columns of A_i have a larger logit than the target: 0 where the target wins. What cannot
+// be compared (NaN) counts as larger.
+struct InfoNceRank {
+  InfoNceInput in;          // one direction; label smoothing does not matter
+  const double* threshold;  // (N) the logits to beat; null exactly if in.target is given
+  std::int64_t* rank;       // (N)
+  void* workspace;          // info_nce_rank_workspace() bytes, aligned to a cache line
+  int threads;              // > 0
+};
+
 namespace cpu {
 std::int64_t info_nce_fwd_workspace(const InfoNceFwd&);
 std::int64_t info_nce_bwd_workspace(const InfoNceBwd&);
+std::int64_t info_nce_rank_workspace(const InfoNceRank&);
 void info_nce_fwd(const InfoNceFwd&);
 void info_nce_bwd(const InfoNceBwd&);
+void info_nce_rank(const InfoNceRank&);
 }  // namespace cpu
 
 }  // namespace sslkern

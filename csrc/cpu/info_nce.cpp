@@ -426,6 +426,125 @@ std::int64_t backward_bytes(const InfoNceBwd& p) {
   return arena.used();
 }
 
+template <class T>
+struct Rank {
+  Queries<T> q;
+  T* limit;  // (padded N) x of row i and its target
+  char* per_thread;
+  std::int64_t thread_bytes;
+
+  struct Scratch {
+    KeyBlock<T> k;
+    T* tile;
+    T (*larger)[kWidth<T>];  // (tile) columns with a larger logit, as vectors
+
+    static Scratch take(Arena& arena, const Queries<T>& q) {
+      return {KeyBlock<T>::take(arena, q, false), arena.take<T>(kTileSize<T>),
+              arena.take<T[kWidth<T>]>(kMaxTile)};
+    }
+  };
+
+  static Rank take(Arena& arena, const InfoNceRank& p) {
+    Rank r{};
+    r.q = Queries<T>::take(arena, p.in);
+    r.limit = arena.take<T>(r.q.padded_rows());
+    Arena own(nullptr);
+    Scratch::take(own, r.q);
+    r.thread_bytes = own.used();
+    r.per_thread = arena.take<char>(p.threads * r.thread_bytes);
+    return r;
+  }
+
+  Scratch scratch() const {
+    Arena own(per_thread + thread_number() * thread_bytes);
+    return Scratch::take(own, q);
+  }
+};
+
+// Calls visit(scratch, I) for every tile that this thread draws.
+template <class T, class E, class Visit>
+void visit_tiles(const InfoNceInput& in, const Rank<T>& r, const Visit& visit) {
+  auto s = r.scratch();
+  for (std::int64_t J = next_ticket(r.q.ticket); J < r.q.key_blocks; J = next_ticket(r.q.ticket)) {
+    s.k.template load_block<E>(in, r.q, J);
+    for (std::int64_t I = 0; I < r.q.x.blocks(); ++I) visit(s, I);
+  }
+}
+
+// The logits of the targets, from the same products as all others: equal keys have equal logits.
+template <class T>
+void find_limits(const InfoNceInput& in, const Rank<T>& r, const typename Rank<T>::Scratch& s,
+                 std::int64_t I) {
+  const std::int64_t row0 = I * r.q.x.tile, col0 = s.k.first;
+  bool any = false;
+  for (std::int64_t i = 0; i < r.q.rows_of(I); ++i) {
+    const std::int64_t j = in.target[row0 + i] - col0;
+    any |= j >= 0 && j < s.k.y.rows;
+  }
+  if (!any) return;
+  const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+    const std::int64_t row = row0 + m.i, column = col0 + m.j;
+    add_bias<T>(in, s.k, m);
+    for_targets<T>(in, row, column, [&](int t, int q) { r.limit[row + t] = m.c[t * m.ldc + q]; });
+  };
+  similarity_tile<T, false>(r.q.x, s.k.y, I, 0, false, s.tile, finish, [](int, int) {});
+}
+
+template <class T>
+void count_larger(const InfoNceRank& p, const Rank<T>& r, const typename Rank<T>::Scratch& s,
+                  std::int64_t I) {
+  const std::int64_t row0 = I * r.q.x.tile, col0 = s.k.first;
+  __builtin_memset(s.larger, 0, kMaxTile * sizeof(*s.larger));
+  const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
+    add_bias<T>(p.in, s.k, m);
+    const Allowed<T> allowed{p.in, row0 + m.i, col0 + m.j};
+    const Vec<T> one = splat(T(1));
+    for (int t = 0; t < kMicroRows; ++t) {
+      Vec<T> count = load(s.larger[m.i + t]);
+      for (int q = 0; q < kMicroCols<T>; q += kWidth<T>) {
+        const auto smaller_or_equal = load(m.c + t * m.ldc + q) <= splat(r.limit[row0 + m.i + t]);
+        count += (~smaller_or_equal & allowed(t, q)) ? one : Vec<T>{};
+      }
+      store(s.larger[m.i + t], count);
+    }
+  };
+  similarity_tile<T, false>(r.q.x, s.k.y, I, 0, false, s.tile, finish, [](int, int) {});
+  for (std::int64_t i = 0; i < r.q.rows_of(I); ++i) {
+    const auto larger = std::int64_t(horizontal_sum<T>(load(s.larger[i])));
+    __atomic_fetch_add(p.rank + row0 + i, larger, __ATOMIC_RELAXED);
+  }
+}
+
+template <class T, class E>
+void rank(const InfoNceRank& p) {
+  const InfoNceInput& in = p.in;
+  Arena arena(p.workspace);
+  const auto r = Rank<T>::take(arena, p);
+  for (std::int64_t i = 0; i < r.q.padded_rows(); ++i) {
+    r.limit[i] = p.threshold != nullptr && i < in.N ? T(p.threshold[i] * kLog2E) : T(0);
+  }
+  for (std::int64_t i = 0; i < in.N; ++i) p.rank[i] = 0;
+  r.q.reset();
+#pragma omp parallel num_threads(p.threads)
+  {
+    pack_queries<T, E>(in, r.q);
+    if (in.target != nullptr) {
+      visit_tiles<T, E>(in, r, [&](const auto& s, std::int64_t I) { find_limits<T>(in, r, s, I); });
+    }
+#pragma omp barrier
+#pragma omp single
+    *r.q.ticket = 0;
+    visit_tiles<T, E>(in, r, [&](const auto& s, std::int64_t I) { count_larger<T>(p, r, s, I); });
+  }
+}
+
+template <class T>
+std::int64_t rank_bytes(const InfoNceRank& p) {
+  Arena arena(nullptr);
+  Rank<T>::take(arena, p);
+  return arena.used();
+}
+
 }  // namespace
 
 std::int64_t info_nce_fwd_workspace(const InfoNceFwd& p) {
@@ -436,6 +555,10 @@ std::int64_t info_nce_bwd_workspace(const InfoNceBwd& p) {
   return p.in.dtype == Dtype::kFloat64 ? backward_bytes<double>(p) : backward_bytes<float>(p);
 }
 
+std::int64_t info_nce_rank_workspace(const InfoNceRank& p) {
+  return p.in.dtype == Dtype::kFloat64 ? rank_bytes<double>(p) : rank_bytes<float>(p);
+}
+
 void info_nce_fwd(const InfoNceFwd& p) {
   with_types(p.in.dtype, [&]<class T, class E>() { forward<T, E>(p); });
 }
@@ -444,9 +567,15 @@ void info_nce_bwd(const InfoNceBwd& p) {
   with_types(p.in.dtype, [&]<class T, class E>() { backward<T, E>(p); });
 }
 
+void info_nce_rank(const InfoNceRank& p) {
+  with_types(p.in.dtype, [&]<class T, class E>() { rank<T, E>(p); });
+}
+
 }  // namespace sslkern::cpu::SSLKERN_ISA
 
 SSLKERN_ENTRY(std::int64_t, info_nce_fwd_workspace, const InfoNceFwd&)
 SSLKERN_ENTRY(std::int64_t, info_nce_bwd_workspace, const InfoNceBwd&)
+SSLKERN_ENTRY(std::int64_t, info_nce_rank_workspace, const InfoNceRank&)
 SSLKERN_ENTRY(void, info_nce_fwd, const InfoNceFwd&)
 SSLKERN_ENTRY(void, info_nce_bwd, const InfoNceBwd&)
+SSLKERN_ENTRY(void, info_nce_rank, const InfoNceRank&)

@@ -5,6 +5,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/div.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/ones.h>
 #include <torch/library.h>
 
 #include <cmath>
@@ -260,6 +261,35 @@ std::tuple<Tensor, Tensor> info_nce_formed_bwd(const Tensor& grad_loss, const Te
           grad_scale.to(scale.scalar_type()).reshape(scale.sizes())};
 }
 
+// Places of the targets (or of given logits, the threshold) among the logits of their rows.
+Tensor info_nce_rank(const Tensor& query, const Tensor& key, const OptionalTensor& target,
+                     const OptionalTensor& threshold, const OptionalTensor& query_ids,
+                     const OptionalTensor& key_ids, bool normalize) {
+  const Tensor scale = at::ones({}, query.options().dtype(at::kDouble));
+  const Arguments a{query,     key,     target,    scale, std::nullopt,
+                    query_ids, key_ids, normalize, false, 0};
+  check_arguments(a);
+  check_values(a);
+  SSLKERN_CHECK(VALUE, target.has_value() != threshold.has_value(), kOp, "target",
+                "given exactly when threshold is not", target ? "both" : "neither");
+  Tensor limit;
+  if (threshold) {
+    check_vector("threshold", *threshold, query.size(0), "(N,)", query);
+    limit = threshold->to(at::kDouble).contiguous();
+  }
+  const Prepared prepared = prepare(a);
+  Tensor rank = empty({query.size(0)}, at::kLong, query);
+  InfoNceRank p{};
+  p.in = prepared.in;
+  p.threshold = threshold ? limit.const_data_ptr<double>() : nullptr;
+  p.rank = rank.mutable_data_ptr<int64_t>();
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::info_nce_rank_workspace(p)}, at::kByte, query);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::info_nce_rank(p);
+  return rank;
+}
+
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
 // everywhere.
 Forward info_nce_fwd_unsupported(const Tensor& query, const Tensor& key,
@@ -269,6 +299,16 @@ Forward info_nce_fwd_unsupported(const Tensor& query, const Tensor& key,
                                  double label_smoothing, bool) {
   check_arguments(
       {query, key, target, scale, bias, query_ids, key_ids, normalize, symmetric, label_smoothing});
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::info_nce: no kernel for ", query.device().str());
+}
+
+Tensor info_nce_rank_unsupported(const Tensor& query, const Tensor& key,
+                                 const OptionalTensor& target, const OptionalTensor&,
+                                 const OptionalTensor& query_ids, const OptionalTensor& key_ids,
+                                 bool normalize) {
+  const Tensor scale = at::ones({}, query.options().dtype(at::kDouble));
+  check_arguments(
+      {query, key, target, scale, std::nullopt, query_ids, key_ids, normalize, false, 0});
   TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::info_nce: no kernel for ", query.device().str());
 }
 
@@ -300,6 +340,9 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
       "bool need_query, bool need_key, bool need_scale, bool need_bias) "
       "-> (Tensor grad_query, Tensor grad_key, Tensor grad_scale, Tensor grad_bias)");
   m.def(
+      "info_nce_rank(Tensor query, Tensor key, Tensor? target, Tensor? threshold, "
+      "Tensor? query_ids, Tensor? key_ids, bool normalize) -> Tensor");
+  m.def(
       "info_nce_formed_bwd(Tensor grad_loss, Tensor query, Tensor scale, Tensor grad_query, "
       "Tensor query_dot) -> (Tensor grad_query_out, Tensor grad_scale)");
 }
@@ -307,11 +350,13 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
 TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
   m.impl("info_nce_fwd", &info_nce_fwd);
   m.impl("info_nce_bwd", &info_nce_bwd);
+  m.impl("info_nce_rank", &info_nce_rank);
 }
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("info_nce_fwd", &info_nce_fwd_unsupported);
   m.impl("info_nce_formed_bwd", &info_nce_formed_bwd);
+  m.impl("info_nce_rank", &info_nce_rank_unsupported);
 }
 
 TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { m.impl("info_nce_fwd", &info_nce_fwd_autocast); }

@@ -16,7 +16,12 @@ from sslkern.ops._common import (
     check_same_device,
     check_tensor,
 )
-from sslkern.reference._common import NORM_EPS, reduce_loss
+from sslkern.reference._common import (
+    NORM_EPS,
+    normalize_rows,
+    reduce_loss,
+    to_working_dtype,
+)
 
 _OP = "info_nce"
 
@@ -199,6 +204,44 @@ def clip_loss(
     if isinstance(logit_bias, Tensor):
         loss = loss + 0.0 * logit_bias.sum().to(loss.dtype)  # the zero gradient it is due
     return loss
+
+
+@torch.no_grad()
+def positive_rank(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    in_batch: bool | None = None,
+    target: Tensor | None = None,
+    ids: Tensor | None = None,
+    key_ids: Tensor | None = None,
+    normalize: bool = True,
+) -> Tensor:
+    """How many columns are more similar to each query than its positive, (N,) int64.
+
+    The arguments are those of `info_nce_loss`.
+    """
+    _check_tensors(query=query, key=key)
+    _check_optional(negatives=negatives, target=target, ids=ids, key_ids=key_ids)
+    in_batch = negatives is None if in_batch is None else in_batch
+    _check_combination(query, key, negatives, in_batch, target, symmetric=False)
+    threshold, columns = None, key
+    if negatives is not None and not in_batch:
+        _check_negatives(key, negatives)
+        columns = negatives
+        own = [to_working_dtype(z).double() for z in (query, key)]
+        q, k = (normalize_rows(z) for z in own) if normalize else own
+        threshold = (q * k).sum(1)
+    else:
+        columns = key if negatives is None else _concatenate(key, negatives)
+        if key_ids is None and negatives is None and key.shape[:1] == query.shape[:1]:
+            key_ids = ids
+        target = _diagonal(query, columns) if target is None else target
+    rank: Tensor = torch.ops.sslkern.info_nce_rank(
+        query, columns, target, threshold, ids, key_ids, normalize
+    )
+    return rank
 
 
 def _check_tensors(**tensors: object) -> None:
@@ -488,6 +531,11 @@ def _fake_formed_bwd(
     return query.new_empty(query.shape), scale.new_empty(scale.shape)
 
 
+def _fake_rank(query: Tensor, *_: Any) -> Tensor:
+    return query.new_empty((query.shape[0],), dtype=torch.int64)
+
+
+torch.library.register_fake("sslkern::info_nce_rank", _fake_rank)
 torch.library.register_fake("sslkern::info_nce_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::info_nce_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::info_nce_fwd", _backward, setup_context=_setup_context)

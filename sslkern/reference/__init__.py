@@ -3,13 +3,14 @@
 Tests, benchmarks and documentation compare against these functions and nothing else.
 """
 
-from sslkern.reference.info_nce import clip_loss, info_nce_loss
+from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
 from sslkern.reference.ntxent import ntxent_loss
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
 
 __all__ = [
     "clip_loss",
+    "contrastive_accuracy",
     "dcl_loss",
     "info_nce_loss",
     "linear_cross_entropy",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -63,6 +65,36 @@ def clip_loss(
         s = s + _like(logit_bias, s)
     target = torch.arange(len(s), device=s.device)
     return (F.cross_entropy(s, target) + F.cross_entropy(s.T, target)) / 2
+
+
+def contrastive_accuracy(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    topk: Sequence[int] = (1, 5),
+    in_batch: bool | None = None,
+    target: Tensor | None = None,
+    ids: Tensor | None = None,
+    key_ids: Tensor | None = None,
+    normalize: bool = True,
+) -> Tensor:
+    """Share of the queries whose positive is in the top k; see `sslkern.contrastive_accuracy`."""
+    q, columns = _rows(query, normalize), _rows(key, normalize)
+    bank_alone = negatives is not None and not in_batch
+    own = (q * columns).sum(1, keepdim=True) if bank_alone else None
+    if negatives is not None:
+        bank = _rows(negatives, normalize)
+        columns = bank if bank_alone else torch.cat([columns, bank])
+    s = q @ columns.T
+    s = s if own is None else torch.cat([own, s], dim=1)
+    if target is None:
+        diagonal = torch.arange(len(s), device=s.device)
+        target = torch.zeros_like(diagonal) if bank_alone else diagonal
+    larger = ~(s <= s.gather(1, target[:, None]))
+    excluded = _excluded(s, target, ids, key_ids if key_ids is not None else ids)
+    rank = (larger if excluded is None else larger & ~excluded).sum(1)
+    return torch.stack([(rank < k).double().mean() for k in topk])
 
 
 def _rows(z: Tensor, normalize: bool) -> Tensor:
