@@ -15,6 +15,7 @@ try:
         info_nce_loss,
         linear_cross_entropy,
         ntxent_loss,
+        siglip_loss,
         supcon_loss,
     )
 except ImportError:
@@ -37,5 +38,6 @@ __all__ = [
     "ntxent_loss",
     "rankme",
     "reference",
+    "siglip_loss",
     "supcon_loss",
 ]

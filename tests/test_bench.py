@@ -187,7 +187,7 @@ def test_inputs_are_the_same_every_time():
         assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("loss", ["info_nce", "clip"])
+@pytest.mark.parametrize("loss", ["info_nce", "clip", "siglip"])
 @pytest.mark.parametrize("size", [Size(0, 8), Size(4, 0)])
 def test_empty_size_is_rejected(size, loss):
     with pytest.raises(ValueError, match=f"size {size}"):
@@ -244,6 +244,7 @@ def test_cubic_peer_is_skipped_above_its_limit():
         ("ntxent", "pytorch-metric-learning"),
         ("info_nce", "info-nce-pytorch"),
         ("clip", "open_clip"),
+        ("siglip", "open_clip"),
     ],
 )
 def test_installed_peer_computes_the_same_loss(loss, name):

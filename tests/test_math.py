@@ -1,4 +1,4 @@
-"""The headers of csrc/math, compiled alone, against torch."""
+"""Headers of csrc, compiled alone: csrc/math against torch, polynomials against numpy."""
 
 from __future__ import annotations
 
@@ -10,17 +10,41 @@ import numpy as np
 import pytest
 import torch
 
+import sslkern
+
 ROOT = Path(__file__).parents[1]
+
+ISA_FLAGS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"],
+}
+
+
+def compile_program(name: str, folder: Path, *flags: str) -> Path:
+    """The program tests/cpp/<name>.cpp, compiled into ``folder``."""
+    program = folder / name
+    source = ROOT / "tests" / "cpp" / f"{name}.cpp"
+    compiler = os.environ.get("CXX", "c++")
+    command = [compiler, "-O2", *flags, "-I", ROOT / "csrc", "-o", program, source]
+    subprocess.run(command, check=True)
+    return program
 
 
 @pytest.fixture(scope="module")
 def half_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("cpp") / "half_table"
-    source = ROOT / "tests" / "cpp" / "half_table.cpp"
-    compiler = os.environ.get("CXX", "c++")
-    command = [compiler, "-std=c++17", "-O2", "-I", ROOT / "csrc", "-o", program, source]
-    subprocess.run(command, check=True)
-    return program
+    return compile_program("half_table", tmp_path_factory.mktemp("cpp"), "-std=c++17")
+
+
+@pytest.fixture(scope="module", params=ISA_FLAGS)
+def log1p_table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for each instruction set that this processor runs."""
+    isa: str = request.param
+    if isa not in sslkern.build_config()["available_instruction_sets"]:
+        pytest.skip(f"this processor or build has no {isa}")
+    return compile_program(
+        "log1p_table", tmp_path_factory.mktemp("cpp"), "-std=c++20", *ISA_FLAGS[isa]
+    )
 
 
 def interesting_floats() -> np.ndarray:
@@ -52,3 +76,27 @@ def test_half_conversions_equal_torch(half_table: Path) -> None:
         assert_same_floats(torch.from_numpy(widened[:, column].copy()), every.view(dtype).float())
         narrow = torch.from_numpy(rounded[:, column].copy()).view(dtype)
         assert_same_floats(narrow, floats.to(dtype))
+
+
+def run_log1p(table: Path, e: np.ndarray) -> np.ndarray:
+    name = "float" if e.dtype == np.float32 else "double"
+    done = subprocess.run([table, name], input=e.tobytes(), check=True, capture_output=True)
+    return np.frombuffer(done.stdout, dtype=e.dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log1p_is_accurate_to_the_last_bits(log1p_table: Path, dtype: type[np.floating]) -> None:
+    """Relative to the result, however small: many tiny terms are what a SigLIP loss is made of."""
+    random = np.random.default_rng(0)
+    small = np.exp2(-random.uniform(0, 120, 200_000))
+    e = np.concatenate([np.linspace(0, 1, 200_001)[1:], small]).astype(dtype)
+    exact = np.log1p(e.astype(np.longdouble)) / np.log(np.longdouble(2))
+    error = np.abs(run_log1p(log1p_table, e) - exact) / exact
+    assert error.max() < 2 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log1p_keeps_zero_and_nan(log1p_table: Path, dtype: type[np.floating]) -> None:
+    zero, nan = run_log1p(log1p_table, np.array([0, np.nan], dtype=dtype))
+    assert zero == 0
+    assert np.isnan(nan)

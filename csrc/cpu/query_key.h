@@ -298,8 +298,11 @@ void write_small_gradients(const QueryKey& in, const GradientSums<T>& sums, cons
   if (out.grad_scale != nullptr && in.scale_per_key) {
     for (std::int64_t j = 0; j < in.M; ++j) out.grad_scale[j] = sums.col_dot[j] / in.scale[j];
   } else if (out.grad_scale != nullptr) {
+    // The products of either side give it: sum_ij G_ij s_ij without the bias.
+    const double* dot = sums.wanted.query ? sums.row_dot : sums.col_dot;
+    const std::int64_t count = sums.wanted.query ? in.N : in.M;
     double sum = 0;
-    for (std::int64_t i = 0; i < in.N; ++i) sum += sums.row_dot[i];
+    for (std::int64_t i = 0; i < count; ++i) sum += dot[i];
     *out.grad_scale = sum / *in.scale;
   }
   if (out.grad_bias == nullptr) return;

@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=parse_sizes,
         metavar="NxD,...",
         help="N rows of D features: of both views together (ntxent), queries (info_nce) or pairs"
-        f" (clip); default: {_default_sizes()}",
+        f" (clip, siglip); default: {_default_sizes()}",
     )
     parser.add_argument(
         "--dtype",

@@ -2,5 +2,6 @@
 
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
 from sslkern.losses.ntxent import NTXentLoss
+from sslkern.losses.siglip import SigLipLoss
 
-__all__ = ["ClipLoss", "InfoNCELoss", "NTXentLoss"]
+__all__ = ["ClipLoss", "InfoNCELoss", "NTXentLoss", "SigLipLoss"]

@@ -3,6 +3,7 @@
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
 from sslkern.ops.ntxent import ntxent_loss
+from sslkern.ops.siglip import siglip_loss
 from sslkern.ops.supcon import dcl_loss, supcon_loss
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "info_nce_loss",
     "linear_cross_entropy",
     "ntxent_loss",
+    "siglip_loss",
     "supcon_loss",
 ]
