@@ -34,12 +34,18 @@ struct LinearCrossEntropyInput : QueryKey {
   double softcap;              // > 0, or 0: none
 };
 
+// Where gradients are wanted they are formed as well, those of sum_i loss_i: `chunk` rows at a
+// time, whose logits are kept until their sums are known instead of being computed twice.
 struct LinearCrossEntropyFwd {
   LinearCrossEntropyInput in;
-  void* loss;       // (N) float64 for float64, else float32
-  double* stats;    // (N, 2) lse_i and m_i
-  void* workspace;  // linear_cross_entropy_fwd_workspace() bytes, aligned to a cache line
-  int threads;      // > 0
+  void* loss;          // (N) float64 for float64, else float32
+  double* stats;       // (N, 2) lse_i and m_i
+  std::int64_t chunk;  // rows at a time, > 0; 0: no gradients
+  void* grad_input;    // (N, D) like loss; null if not wanted
+  void* grad_weight;   // (V, D) like loss; null if not wanted
+  double* grad_bias;   // (V); null if not wanted
+  void* workspace;     // linear_cross_entropy_fwd_workspace() bytes, aligned to a cache line
+  int threads;         // > 0
 };
 
 struct LinearCrossEntropyBwd {

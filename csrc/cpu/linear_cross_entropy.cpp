@@ -2,7 +2,8 @@
 // rows of input are the queries, those of the weight the keys.
 //
 // Operations: F = 2 N V D. Forward F; backward F for the tiles again, F for the gradient of the
-// input and F for that of the weight, where wanted.
+// input and F for that of the weight, where wanted: 4 F. Where the forward pass forms the gradients
+// the tiles are kept, and it is 3 F; each chunk of rows then packs the weight twice.
 #include "contract/linear_cross_entropy.h"
 
 #include "cpu/dtype.h"
@@ -176,9 +177,9 @@ void add_targets(const Input& in, const Forward<T>& f, const MicroTile<T>& m, st
 }
 
 // Sums of tile (I, J).
-template <class T>
+template <class T, bool kKeep>
 void sum_tile(const Input& in, const Forward<T>& f, const typename Forward<T>::Scratch& s,
-              std::int64_t I, bool bounded) {
+              std::int64_t I, bool bounded, T* tile) {
   const std::int64_t row0 = I * f.q.x.tile, col0 = s.k.first;
   __builtin_memset(s.sums, 0, sizeof(*s.sums));
   __builtin_memset(s.target, 0, sizeof(*s.target));
@@ -198,15 +199,15 @@ void sum_tile(const Input& in, const Forward<T>& f, const typename Forward<T>::S
         add_powers<T>(m, AllLanes{}, *s.sums);
       }
     };
-    similarity_tile<T, false>(f.q.x, s.k.y, I, 0, false, s.tile, finish, skip);
+    similarity_tile<T, kKeep>(f.q.x, s.k.y, I, 0, false, tile, finish, skip);
   } else {
     const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
       visit(m);
       const std::int64_t row = row0 + m.i, column = col0 + m.j;
       if (on_edge<T>(in, row, column)) hide_masked<T>(m, Inside<T>{row, column, in.N, in.M});
     };
-    similarity_tile<T, true>(f.q.x, s.k.y, I, 0, false, s.tile, finish, skip);
-    reduce_tile<T>(s.tile, int(f.q.x.block_rows(I, kMicroRows)),
+    similarity_tile<T, true>(f.q.x, s.k.y, I, 0, false, tile, finish, skip);
+    reduce_tile<T>(tile, int(f.q.x.block_rows(I, kMicroRows)),
                    int(s.k.y.block_rows(0, kMicroCols<T>)), *s.sums);
   }
 }
@@ -218,14 +219,32 @@ SSLKERN_INLINE void merge(Collected& to, const Collected& from, bool fresh) {
   to.mass += from.mass;
 }
 
+// The logits of all tiles of some rows.
+template <class T>
+struct Kept {
+  T* tiles;  // (query blocks, key blocks); null: not kept
+  std::int64_t key_blocks, tile_size;
+
+  static Kept take(Arena& arena, const Queries<T>& q) {
+    const std::int64_t tile_size = q.x.tile * kTilePitch<T>;
+    return {arena.take<T>(q.x.blocks() * q.key_blocks * tile_size), q.key_blocks, tile_size};
+  }
+
+  T* tile(std::int64_t I, std::int64_t J) const { return tiles + (I * key_blocks + J) * tile_size; }
+};
+
 template <class T, class E>
-void sum_tiles(const Input& in, const Forward<T>& f) {
+void sum_tiles(const Input& in, const Forward<T>& f, const Kept<T>& kept) {
   auto s = f.scratch();
   const bool bounded = stays_bounded<T>(in, f.q);
   for (std::int64_t J = next_ticket(f.q.ticket); J < f.q.key_blocks; J = next_ticket(f.q.ticket)) {
     s.k.template load_block<E>(in, f.q, J);
     for (std::int64_t I = 0; I < f.q.x.blocks(); ++I) {
-      sum_tile<T>(in, f, s, I, bounded);
+      if (kept.tiles == nullptr) {
+        sum_tile<T, false>(in, f, s, I, bounded, s.tile);
+      } else {
+        sum_tile<T, true>(in, f, s, I, bounded, kept.tile(I, J));
+      }
       const bool fresh = !f.q.wait_for(J, I);
       Collected* lane = f.rows + J % f.q.lanes * in.N + I * f.q.x.tile;
       for (std::int64_t i = 0; i < f.q.rows_of(I); ++i) {
@@ -251,23 +270,23 @@ void write_row(const LinearCrossEntropyFwd& p, const Forward<T>& f, std::int64_t
   p.stats[2 * i + 1] = mass;
 }
 
+// The losses of all rows; the queries stay packed.
 template <class T, class E>
-void forward(const LinearCrossEntropyFwd& p) {
-  Arena arena(p.workspace);
-  auto f = Forward<T>::take(arena, p.in, p.threads);
+void sum_all(const LinearCrossEntropyFwd& p, Forward<T>& f, const Kept<T>& kept) {
   f.q.reset();
   f.targets.fill(p.in, f.q);
 #pragma omp parallel num_threads(p.threads)
   {
     pack_queries<T, E>(p.in, f.q);
-    sum_tiles<T, E>(p.in, f);
+    sum_tiles<T, E>(p.in, f, kept);
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < p.in.N; ++i) write_row<T>(p, f, i);
   }
 }
 
-Wanted wanted_of(const LinearCrossEntropyBwd& p) {
+template <class Params>
+Wanted wanted_of(const Params& p) {
   return {p.grad_input != nullptr, p.grad_weight != nullptr, p.grad_bias != nullptr};
 }
 
@@ -281,17 +300,24 @@ struct Backward {
   char* per_thread;
   std::int64_t thread_bytes;
 
-  static Backward take(Arena& arena, const LinearCrossEntropyBwd& p) {
+  static Backward take(Arena& arena, const Input& in, Wanted wanted, int threads) {
+    const auto q = Queries<T>::take(arena, in);
+    return after(arena, in, wanted, threads, q, Targets<T>::take(arena, q));
+  }
+
+  // On the queries and targets of a forward pass.
+  static Backward after(Arena& arena, const Input& in, Wanted wanted, int threads,
+                        const Queries<T>& q, const Targets<T>& targets) {
     Backward b{};
-    b.q = Queries<T>::take(arena, p.in);
-    b.targets = Targets<T>::take(arena, b.q);
-    b.rows = SoftmaxRows<T>::take(arena, b.q.padded_rows());
-    b.gradient = arena.take<T>(b.q.padded_rows());
-    b.sums = GradientSums<T>::take(arena, b.q, p.in, wanted_of(p));
+    b.q = q;
+    b.targets = targets;
+    b.rows = SoftmaxRows<T>::take(arena, q.padded_rows());
+    b.gradient = arena.take<T>(q.padded_rows());
+    b.sums = GradientSums<T>::take(arena, q, in, wanted);
     Arena own(nullptr);
-    GradientScratch<T>::take(own, b.q, b.sums.wanted);
+    GradientScratch<T>::take(own, q, wanted);
     b.thread_bytes = own.used();
-    b.per_thread = arena.take<char>(p.threads * b.thread_bytes);
+    b.per_thread = arena.take<char>(threads * b.thread_bytes);
     return b;
   }
 
@@ -301,19 +327,21 @@ struct Backward {
   }
 };
 
+// g: upstream gradients, null: all 1.
 template <class T>
-void prepare_row(const Backward<T>& b, const LinearCrossEntropyBwd& p, std::int64_t i) {
-  if (i >= p.in.N) {
+void prepare_row(const Input& in, const Backward<T>& b, const T* g, const double* stats,
+                 std::int64_t i) {
+  if (i >= in.N) {
     b.gradient[i] = T(0);
     return b.rows.clear(i);
   }
-  const double g = double(static_cast<const T*>(p.grad_loss)[i]) / b.sums.unit;
-  b.gradient[i] = T(g);
-  b.rows.set(i, g * p.stats[2 * i + 1], p.stats[2 * i]);
+  const double gradient = g == nullptr ? 1.0 : double(g[i]) / b.sums.unit;
+  b.gradient[i] = T(gradient);
+  b.rows.set(i, gradient * stats[2 * i + 1], stats[2 * i]);
 }
 
-// Tile (I, J) of G.
-template <class T, bool kBounded>
+// Tile (I, J) of G, in the place of its logits where those were kept.
+template <class T, bool kBounded, bool kKept>
 void gradient_tile(const Input& in, const Backward<T>& b, const GradientScratch<T>& s,
                    std::int64_t I) {
   const std::int64_t row0 = I * b.q.x.tile, col0 = s.k.first;
@@ -328,22 +356,95 @@ void gradient_tile(const Input& in, const Backward<T>& b, const GradientScratch<
       const Vec<T> ratio = x * inverse;
       return capped ? g * (one - ratio * ratio) : g;
     };
-    add_bias<T>(in, s.k, m);
-    cap<T>(in, m);
+    if constexpr (!kKept) {
+      add_bias<T>(in, s.k, m);
+      cap<T>(in, m);
+    }
     if (on_edge<T>(in, row, column)) {
       replace_by_gradient<T>(m, Inside<T>{row, column, in.N, in.M}, gradient);
     } else {
       replace_by_gradient<T>(m, AllLanes{}, gradient);
     }
   };
-  similarity_tile<T, true>(b.q.x, s.k.y, I, 0, false, s.tile, finish, [](int, int) {});
+  if constexpr (kKept) {
+    const int rows = int(b.q.x.block_rows(I, kMicroRows));
+    const int cols = int(s.k.y.block_rows(0, kMicroCols<T>));
+    constexpr int P = kTilePitch<T>;
+    for (int i = 0; i < rows; i += kMicroRows) {
+      for (int j = 0; j < cols; j += kMicroCols<T>) {
+        finish(MicroTile<T>{s.tile + i * P + j, P, i, j});
+      }
+    }
+  } else {
+    similarity_tile<T, true>(b.q.x, s.k.y, I, 0, false, s.tile, finish, [](int, int) {});
+  }
+}
+
+// To be called by all threads of a team, with the queries packed.
+template <class T, class E, class Element, bool kKept>
+void differentiate(const Input& in, const Backward<T>& b, const Kept<T>& kept, const T* g,
+                   const double* stats, const Results<E>& out) {
+#pragma omp for schedule(static)
+  for (std::int64_t i = 0; i < b.q.padded_rows(); ++i) prepare_row<T>(in, b, g, stats, i);
+  const bool bounded = stays_bounded<T>(in, b.q);
+  auto scratch = b.scratch();
+  const auto make_tile = [&](GradientScratch<T>& s, std::int64_t I) {
+    if constexpr (kKept) s.tile = kept.tile(I, s.k.J);
+    bounded ? gradient_tile<T, true, kKept>(in, b, s, I)
+            : gradient_tile<T, false, kKept>(in, b, s, I);
+  };
+  accumulate_gradient<T, E, Element>(in, b.q, b.sums, scratch, out, make_tile, Nothing{});
+}
+
+// The part of p that concerns the rows from `first` on, a chunk of them at most.
+template <class T, class E>
+LinearCrossEntropyFwd chunk_of(LinearCrossEntropyFwd p, std::int64_t first) {
+  Input& in = p.in;
+  in.query = static_cast<const E*>(in.query) + first * in.stride_query;
+  in.N = smaller(p.chunk, in.N - first);
+  if (in.target != nullptr) in.target += first;
+  if (in.probability != nullptr) {
+    in.probability = static_cast<const T*>(in.probability) + first * in.stride;
+  }
+  p.loss = static_cast<T*>(p.loss) + first;
+  p.stats += 2 * first;
+  if (p.grad_input != nullptr) p.grad_input = static_cast<T*>(p.grad_input) + first * in.D;
+  return p;
+}
+
+// The losses of some rows, and their part of the gradients.
+template <class T, class E>
+void form_chunk(const LinearCrossEntropyFwd& p, bool add) {
+  Arena arena(p.workspace);
+  auto f = Forward<T>::take(arena, p.in, p.threads);
+  const auto kept = Kept<T>::take(arena, f.q);
+  sum_all<T, E>(p, f, kept);
+  auto b = Backward<T>::after(arena, p.in, wanted_of(p), p.threads, f.q, f.targets);
+  b.sums.add = add;
+  f.q.rewind();
+  const Results<T> out{static_cast<T*>(p.grad_input), static_cast<T*>(p.grad_weight), nullptr,
+                       p.grad_bias, nullptr};
+#pragma omp parallel num_threads(p.threads)
+  differentiate<T, T, E, true>(p.in, b, kept, nullptr, p.stats, out);
+  write_small_gradients<T, T>(p.in, b.sums, out);
+}
+
+template <class T, class E>
+void forward(const LinearCrossEntropyFwd& p) {
+  for (std::int64_t row = 0; p.chunk > 0 && row < p.in.N; row += p.chunk) {
+    form_chunk<T, E>(chunk_of<T, E>(p, row), row > 0);
+  }
+  if (p.chunk > 0) return;
+  Arena arena(p.workspace);
+  auto f = Forward<T>::take(arena, p.in, p.threads);
+  sum_all<T, E>(p, f, Kept<T>{});
 }
 
 template <class T, class E>
 void backward(const LinearCrossEntropyBwd& p) {
   const Input& in = p.in;
   Arena arena(p.workspace);
-  auto b = Backward<T>::take(arena, p);
+  auto b = Backward<T>::take(arena, in, wanted_of(p), p.threads);
   b.sums.unit = gradient_unit(largest_gradient(static_cast<const T*>(p.grad_loss), in.N));
   b.q.reset();
   b.targets.fill(in, b.q);
@@ -352,32 +453,39 @@ void backward(const LinearCrossEntropyBwd& p) {
 #pragma omp parallel num_threads(p.threads)
   {
     pack_queries<T, E>(in, b.q);
-#pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < b.q.padded_rows(); ++i) prepare_row<T>(b, p, i);
-    const bool bounded = stays_bounded<T>(in, b.q);
-    auto scratch = b.scratch();
-    const auto make_tile = [&](const GradientScratch<T>& s, std::int64_t I) {
-      bounded ? gradient_tile<T, true>(in, b, s, I) : gradient_tile<T, false>(in, b, s, I);
-    };
-    accumulate_gradient<T, E, E>(in, b.q, b.sums, scratch, out, make_tile, Nothing{});
+    differentiate<T, E, E, false>(in, b, Kept<T>{}, static_cast<const T*>(p.grad_loss), p.stats,
+                                  out);
   }
   write_small_gradients<T, E>(in, b.sums, out);
+}
+
+template <class T>
+std::int64_t forward_bytes(const LinearCrossEntropyFwd& p) {
+  Arena arena(nullptr);
+  Input in = p.in;
+  if (p.chunk > 0) in.N = smaller(p.chunk, in.N);
+  const auto f = Forward<T>::take(arena, in, p.threads);
+  if (p.chunk == 0) return arena.used();
+  Kept<T>::take(arena, f.q);
+  Backward<T>::after(arena, in, wanted_of(p), p.threads, f.q, f.targets);
+  return arena.used();
+}
+
+template <class T>
+std::int64_t backward_bytes(const LinearCrossEntropyBwd& p) {
+  Arena arena(nullptr);
+  Backward<T>::take(arena, p.in, wanted_of(p), p.threads);
+  return arena.used();
 }
 
 }  // namespace
 
 std::int64_t linear_cross_entropy_fwd_workspace(const LinearCrossEntropyFwd& p) {
-  Arena arena(nullptr);
-  p.in.dtype == Dtype::kFloat64 ? void(Forward<double>::take(arena, p.in, p.threads))
-                                : void(Forward<float>::take(arena, p.in, p.threads));
-  return arena.used();
+  return p.in.dtype == Dtype::kFloat64 ? forward_bytes<double>(p) : forward_bytes<float>(p);
 }
 
 std::int64_t linear_cross_entropy_bwd_workspace(const LinearCrossEntropyBwd& p) {
-  Arena arena(nullptr);
-  p.in.dtype == Dtype::kFloat64 ? void(Backward<double>::take(arena, p))
-                                : void(Backward<float>::take(arena, p));
-  return arena.used();
+  return p.in.dtype == Dtype::kFloat64 ? backward_bytes<double>(p) : backward_bytes<float>(p);
 }
 
 void linear_cross_entropy_fwd(const LinearCrossEntropyFwd& p) {

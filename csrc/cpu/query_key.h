@@ -49,8 +49,13 @@ struct Queries {
   }
 
   void reset() const {
-    *ticket = 0;
+    rewind();
     largest[0] = largest[1] = 0;
+  }
+
+  // For another pass over the same queries.
+  void rewind() const {
+    *ticket = 0;
     for (std::int64_t n = 0; n < lanes * x.blocks(); ++n) turn[n] = 0;
   }
 
@@ -179,9 +184,10 @@ struct GradientSums {
   T* strips;                  // (lanes) sum_j G_ij scale_j yh_j as strips
   double *row_dot, *col_dot;  // (N) xh_i . grad_xh_i, (M) scale_j yh_j . sum_i G_ij xh_i
   double* col_sum;            // (M) sum_i G_ij
+  bool add;  // to the gradients of keys and bias that are there, of other queries; rows as they are
 
   static GradientSums take(Arena& arena, const Queries<T>& q, const QueryKey& in, Wanted w) {
-    GradientSums s{w, 1.0, nullptr, nullptr, nullptr, nullptr};
+    GradientSums s{w, 1.0, nullptr, nullptr, nullptr, nullptr, false};
     s.strips = arena.take<T>(w.query ? q.lanes * q.x.strips_size() : 0);
     s.row_dot = arena.take<double>(w.query ? in.N : 0);
     s.col_dot = arena.take<double>(w.key ? in.M : 0);
@@ -253,6 +259,19 @@ void apply_gradient_tile(const Queries<T>& q, const GradientSums<T>& sums,
   q.pass(s.k.J, I);
 }
 
+// Adds a row of the result, from its strips.
+template <class T, class E>
+void add_gradient_row(const T* grad, std::int64_t strip_size, std::int64_t dims, double outer,
+                      E* out) {
+  constexpr int NR = kMicroCols<T>;
+  for (std::int64_t d = 0; d < dims; d += NR) {
+    const T* gs = grad + d / NR * strip_size;
+    for (int c = 0; c < smaller(NR, dims - d); ++c) {
+      out[d + c] = math::Rounded<E>::from(T(math::to_float(out[d + c])) + gs[c] * T(outer));
+    }
+  }
+}
+
 // Writes what a block of keys has collected over all queries.
 template <class T, class E>
 void finish_keys(const QueryKey& in, const GradientSums<T>& sums, const GradientScratch<T>& s,
@@ -264,6 +283,11 @@ void finish_keys(const QueryKey& in, const GradientSums<T>& sums, const Gradient
     const double scale = RowFactor{in.scale, in.scale_per_key}[key];
     const T* y = s.k.y.row(j);
     const T* grad = s.grad_keys + (y - s.k.y.strips);
+    if (sums.add) {
+      add_gradient_row<T, E>(grad, s.k.y.strip_size(), in.D, sums.unit * scale,
+                             grad_key + key * in.D);
+      continue;
+    }
     sums.col_dot[key] = sums.unit * write_gradient_row<T, E>(
                                         y, grad, s.k.y.strip_size(), in.D, in.normalize, scale,
                                         sums.unit * scale * s.k.inv_norm[j], grad_key + key * in.D);
@@ -309,9 +333,9 @@ void write_small_gradients(const QueryKey& in, const GradientSums<T>& sums, cons
   double total = 0;
   for (std::int64_t j = 0; j < in.M; ++j) {
     total += sums.col_sum[j];
-    if (!in.one_bias) out.grad_bias[j] = sums.col_sum[j];
+    if (!in.one_bias) out.grad_bias[j] = sums.col_sum[j] + (sums.add ? out.grad_bias[j] : 0.0);
   }
-  if (in.one_bias) *out.grad_bias = total;
+  if (in.one_bias) *out.grad_bias = total + (sums.add ? *out.grad_bias : 0.0);
 }
 
 // The whole pass: make_tile(scratch, I) leaves tile (I, J) of G in scratch.tile, in_turn adds what

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/aminmax.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/ne.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/zeros.h>
@@ -170,6 +171,60 @@ Tensor restore(const Prepared& p, const Tensor& compact, int64_t rows) {
 
 int threads_for(const QueryKey& in) { return thread_count(std::max(in.N, in.M)); }
 
+// Which gradients are wanted.
+struct Needs {
+  bool input, weight, bias;
+};
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+Gradients allocate(const Arguments& a, Needs needs, int64_t rows, at::ScalarType dtype) {
+  const int64_t classes = a.weight.size(0), dims = a.input.size(1);
+  return {empty({needs.input ? rows : 0, dims}, dtype, a.input),
+          empty({needs.weight ? classes : 0, dims}, dtype, a.input),
+          empty({needs.bias ? classes : 0}, at::kDouble, a.input)};
+}
+
+template <class Params>
+void point_to(Gradients& g, Params& p) {
+  auto& [input, weight, bias] = g;
+  p.grad_input = input.numel() > 0 ? input.mutable_data_ptr() : nullptr;
+  p.grad_weight = weight.numel() > 0 ? weight.mutable_data_ptr() : nullptr;
+  p.grad_bias = bias.numel() > 0 ? bias.mutable_data_ptr<double>() : nullptr;
+}
+
+// What the forward pass leaves, of the rows that are not ignored.
+struct Results {
+  Tensor loss, stats;
+  Gradients grads;
+};
+
+Results forward(const Arguments& a, const Prepared& prepared, int64_t chunk, Needs needs) {
+  const auto accumulate = accumulate_dtype(a.input.scalar_type());
+  const int64_t rows = prepared.in.N;
+  Results r{empty({rows}, accumulate, a.input), empty({rows, 2}, at::kDouble, a.input),
+            allocate(a, needs, rows, accumulate)};
+  auto& [grad_input, grad_weight, grad_bias] = r.grads;
+  if (rows == 0) {
+    grad_weight.zero_();
+    grad_bias.zero_();
+    return r;
+  }
+  LinearCrossEntropyFwd p{};
+  p.in = prepared.in;
+  p.loss = r.loss.mutable_data_ptr();
+  p.stats = r.stats.mutable_data_ptr<double>();
+  p.chunk = chunk;
+  point_to(r.grads, p);
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::linear_cross_entropy_fwd_workspace(p)}, at::kByte, a.input);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::linear_cross_entropy_fwd(p);
+  return r;
+}
+
+// The loss of every row. Its gradients are recomputed: each row may have an upstream gradient of
+// its own.
 std::tuple<Tensor, Tensor> linear_cross_entropy_fwd(const Tensor& input, const Tensor& weight,
                                                     const OptionalTensor& bias,
                                                     const Tensor& target,
@@ -181,20 +236,31 @@ std::tuple<Tensor, Tensor> linear_cross_entropy_fwd(const Tensor& input, const T
   check_arguments(a);
   Prepared prepared{};
   prepare(a, prepared);
-  const int64_t rows = prepared.in.N;
-  Tensor loss = empty({rows}, accumulate_dtype(input.scalar_type()), input);
-  Tensor stats = empty({rows, 2}, at::kDouble, input);
-  if (rows > 0) {
-    LinearCrossEntropyFwd p{};
-    p.in = prepared.in;
-    p.loss = loss.mutable_data_ptr();
-    p.stats = stats.mutable_data_ptr<double>();
-    p.threads = threads_for(p.in);
-    const Tensor workspace = empty({cpu::linear_cross_entropy_fwd_workspace(p)}, at::kByte, input);
-    p.workspace = workspace.mutable_data_ptr();
-    cpu::linear_cross_entropy_fwd(p);
-  }
-  return {restore(prepared, loss, input.size(0)), restore(prepared, stats, input.size(0))};
+  const Results r = forward(a, prepared, 0, Needs{});
+  return {restore(prepared, r.loss, input.size(0)), restore(prepared, r.stats, input.size(0))};
+}
+
+using Summed = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// The sum of the losses. Whatever its upstream gradient, a number, is going to be, its gradients
+// are known up to that factor.
+Summed linear_cross_entropy_sum_fwd(const Tensor& input, const Tensor& weight,
+                                    const OptionalTensor& bias, const Tensor& target,
+                                    const OptionalTensor& class_weight, int64_t ignore_index,
+                                    double label_smoothing, double softcap, int64_t chunk,
+                                    bool form_input, bool form_weight, bool form_bias) {
+  const Arguments a{input,        weight,          bias,   target, class_weight,
+                    ignore_index, label_smoothing, softcap};
+  check_arguments(a);
+  SSLKERN_CHECK(VALUE, chunk > 0, kOp, "chunk", "positive", chunk);
+  SSLKERN_CHECK(VALUE, !form_bias || bias, kOp, "form_bias", "False without bias", "True");
+  Prepared prepared{};
+  prepare(a, prepared);
+  Results r = forward(a, prepared, chunk, {form_input, form_weight, form_bias});
+  auto& [grad_input, grad_weight, grad_bias] = r.grads;
+  if (form_input) grad_input = restore(prepared, grad_input, input.size(0));
+  const Tensor sum = r.loss.sum(at::kDouble).to(r.loss.scalar_type());
+  return {sum, grad_input, grad_weight, grad_bias};
 }
 
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_bwd(
@@ -223,35 +289,51 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_bwd(
             at::zeros({need_bias ? classes : 0}, (bias ? *bias : weight).options())};
   }
   const Tensor g = prepared.select(grad_loss), s = prepared.select(stats);
-  Tensor grad_input = empty({need_input ? rows : 0, dims}, dtype, input);
-  Tensor grad_weight = empty({need_weight ? classes : 0, dims}, dtype, input);
-  Tensor grad_bias = empty({need_bias ? classes : 0}, at::kDouble, input);
+  Gradients grads = allocate(a, {need_input, need_weight, need_bias}, rows, dtype);
   LinearCrossEntropyBwd p{};
   p.in = prepared.in;
   p.stats = s.const_data_ptr<double>();
   p.grad_loss = g.const_data_ptr();
-  p.grad_input = need_input ? grad_input.mutable_data_ptr() : nullptr;
-  p.grad_weight = need_weight ? grad_weight.mutable_data_ptr() : nullptr;
-  p.grad_bias = need_bias ? grad_bias.mutable_data_ptr<double>() : nullptr;
+  point_to(grads, p);
   p.threads = threads_for(p.in);
   const Tensor workspace = empty({cpu::linear_cross_entropy_bwd_workspace(p)}, at::kByte, input);
   p.workspace = workspace.mutable_data_ptr();
   cpu::linear_cross_entropy_bwd(p);
+  auto& [grad_input, grad_weight, grad_bias] = grads;
   if (need_input) grad_input = restore(prepared, grad_input, all);
   if (need_bias) grad_bias = grad_bias.to(bias->scalar_type());
-  return {grad_input, grad_weight, grad_bias};
+  return grads;
+}
+
+// The gradient of one input where the forward pass has formed it: wide until it is multiplied by
+// the upstream one. The input is an argument so that differentiating the result again is noticed.
+Tensor linear_cross_entropy_formed_bwd(const Tensor& grad_sum, const Tensor& input,
+                                       const Tensor& formed) {
+  const auto wide = formed.scalar_type();
+  return at::mul(formed, grad_sum.to(wide)).to(input.scalar_type());
 }
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
 // everywhere.
+[[noreturn]] void refuse(const Arguments& a) {
+  check_arguments(a);
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::linear_cross_entropy: no kernel for ",
+                              a.input.device().str());
+}
+
 std::tuple<Tensor, Tensor> linear_cross_entropy_fwd_unsupported(
     const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Tensor& target,
     const OptionalTensor& class_weight, int64_t ignore_index, double label_smoothing,
     double softcap) {
-  check_arguments(
-      {input, weight, bias, target, class_weight, ignore_index, label_smoothing, softcap});
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::linear_cross_entropy: no kernel for ",
-                              input.device().str());
+  refuse({input, weight, bias, target, class_weight, ignore_index, label_smoothing, softcap});
+}
+
+Summed linear_cross_entropy_sum_fwd_unsupported(const Tensor& input, const Tensor& weight,
+                                                const OptionalTensor& bias, const Tensor& target,
+                                                const OptionalTensor& class_weight,
+                                                int64_t ignore_index, double label_smoothing,
+                                                double softcap, int64_t, bool, bool, bool) {
+  refuse({input, weight, bias, target, class_weight, ignore_index, label_smoothing, softcap});
 }
 
 std::tuple<Tensor, Tensor> linear_cross_entropy_fwd_autocast(
@@ -267,7 +349,29 @@ std::tuple<Tensor, Tensor> linear_cross_entropy_fwd_autocast(
   return op.call(x, w, bias, target, class_weight, ignore_index, label_smoothing, softcap);
 }
 
+Summed linear_cross_entropy_sum_fwd_autocast(const Tensor& input, const Tensor& weight,
+                                             const OptionalTensor& bias, const Tensor& target,
+                                             const OptionalTensor& class_weight,
+                                             int64_t ignore_index, double label_smoothing,
+                                             double softcap, int64_t chunk, bool form_input,
+                                             bool form_weight, bool form_bias) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  Tensor x = input, w = weight;
+  promote({&x, &w});
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("sslkern::linear_cross_entropy_sum_fwd", "")
+                             .typed<decltype(linear_cross_entropy_sum_fwd)>();
+  return op.call(x, w, bias, target, class_weight, ignore_index, label_smoothing, softcap, chunk,
+                 form_input, form_weight, form_bias);
+}
+
 TORCH_LIBRARY_FRAGMENT(sslkern, m) {
+  m.def(
+      "linear_cross_entropy_sum_fwd(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
+      "Tensor? class_weight, int ignore_index, float label_smoothing, float softcap, int chunk, "
+      "bool form_input, bool form_weight, bool form_bias) -> "
+      "(Tensor sum, Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  m.def("linear_cross_entropy_formed_bwd(Tensor grad_sum, Tensor input, Tensor formed) -> Tensor");
   m.def(
       "linear_cross_entropy_fwd(Tensor input, Tensor weight, Tensor? bias, Tensor target, "
       "Tensor? class_weight, int ignore_index, float label_smoothing, float softcap) -> "
@@ -281,15 +385,19 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
 
 TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
   m.impl("linear_cross_entropy_fwd", &linear_cross_entropy_fwd);
+  m.impl("linear_cross_entropy_sum_fwd", &linear_cross_entropy_sum_fwd);
   m.impl("linear_cross_entropy_bwd", &linear_cross_entropy_bwd);
 }
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("linear_cross_entropy_fwd", &linear_cross_entropy_fwd_unsupported);
+  m.impl("linear_cross_entropy_sum_fwd", &linear_cross_entropy_sum_fwd_unsupported);
+  m.impl("linear_cross_entropy_formed_bwd", &linear_cross_entropy_formed_bwd);
 }
 
 TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
   m.impl("linear_cross_entropy_fwd", &linear_cross_entropy_fwd_autocast);
+  m.impl("linear_cross_entropy_sum_fwd", &linear_cross_entropy_sum_fwd_autocast);
 }
 
 }  // namespace

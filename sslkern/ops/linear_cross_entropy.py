@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,12 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import check_positive_number, check_reduction, check_tensor
 
 _OP = "linear_cross_entropy"
+
+KEPT_BYTES = 128 * 2**20
+"""Memory for logits between the two halves of forming gradients, whatever N and V."""
+
+LEAST_CHUNK = 192
+"""Fewer rows at a time than this cost more than computing the logits twice."""
 
 
 def linear_cross_entropy(
@@ -89,15 +95,43 @@ def linear_cross_entropy(
     _refuse_gradient(target, "target")
     _refuse_gradient(class_weight, "class_weight")
     rows, targets, shape = _flatten(input, target)
-    loss: Tensor
-    loss, _ = torch.ops.sslkern.linear_cross_entropy_fwd(
-        rows, weight, bias, targets, class_weight, ignore_index, label_smoothing, softcap or 0.0
-    )
+    inputs = (rows, weight, bias)
+    options = (targets, class_weight, ignore_index, label_smoothing, softcap or 0.0)
     if reduction == "none":
-        return loss.reshape(shape)
+        loss, _ = torch.ops.sslkern.linear_cross_entropy_fwd(*inputs, *options)
+        return cast(Tensor, loss).reshape(shape)
+    total = _sum(inputs, options)
     if reduction == "sum":
-        return loss.sum()
-    return loss.sum() / _divisor(loss, targets, ignore_index, class_weight)
+        return total
+    return total / _divisor(total, targets, ignore_index, class_weight)
+
+
+def _sum(inputs: tuple[Tensor, Tensor, Tensor | None], options: tuple[Any, ...]) -> Tensor:
+    """The sum of the losses, with its gradients formed at once where that is cheaper."""
+    form = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
+    chunk = _rows_at_once(*inputs[:2]) if form[0] or form[1] else 0
+    if chunk == 0:
+        loss, _ = torch.ops.sslkern.linear_cross_entropy_fwd(*inputs, *options)
+        return cast(Tensor, loss).sum()
+    total, *_ = torch.ops.sslkern.linear_cross_entropy_sum_fwd(*inputs, *options, chunk, *form)
+    return cast(Tensor, total)
+
+
+def _rows_at_once(input: Tensor, weight: Tensor) -> int:
+    """Rows whose logits fit ``KEPT_BYTES``, a multiple of 96; 0 where they are too few to pay.
+
+    For each chunk of rows the weight is packed twice, which must cost less than the product that
+    keeping the logits saves.
+    """
+    if input.dim() != 2 or weight.dim() != 2 or 0 in (*input.shape, *weight.shape):
+        return 0
+    rows, classes = input.shape[0], weight.shape[0]
+    size = 8 if input.dtype == torch.float64 else 4
+    most = KEPT_BYTES // (classes * size) // 96 * 96
+    if most < LEAST_CHUNK and most < rows:
+        return 0
+    chunks = -(-rows // most)
+    return -(-rows // (chunks * 96)) * 96
 
 
 def _refuse_gradient(value: Tensor | None, name: str) -> None:
@@ -126,15 +160,15 @@ def _flatten(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, torch.Size]
 
 
 def _divisor(
-    loss: Tensor, target: Tensor, ignore_index: int, class_weight: Tensor | None
+    total: Tensor, target: Tensor, ignore_index: int, class_weight: Tensor | None
 ) -> Tensor | int:
     """What the mean divides by; 1 where every row is ignored."""
     if target.is_floating_point():
-        return loss.shape[0]
+        return target.shape[0]
     valid = target != ignore_index
-    shares = valid.to(loss.dtype)
+    shares = valid.to(total.dtype)
     if class_weight is not None:
-        shares = shares * class_weight.to(loss.dtype)[torch.where(valid, target, 0)]
+        shares = shares * class_weight.to(total.dtype)[torch.where(valid, target, 0)]
     return torch.where(valid.any(), shares.sum(), 1)
 
 
@@ -194,6 +228,44 @@ def _backward(ctx: Any, grad_loss: Tensor, _grad_stats: Tensor) -> tuple[Any, ..
     return (*(g if n else None for g, n in zip(grads, need, strict=True)), *[None] * 5)
 
 
+def _fake_sum_fwd(
+    input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
+) -> tuple[Tensor, ...]:
+    form_input, form_weight, form_bias = options[-3:]
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    return (
+        input.new_empty((), dtype=dtype),
+        input.new_empty((input.shape[0] if form_input else 0, input.shape[1]), dtype=dtype),
+        input.new_empty((weight.shape[0] if form_weight else 0, input.shape[1]), dtype=dtype),
+        input.new_empty((weight.shape[0] if form_bias else 0,), dtype=torch.float64),
+    )
+
+
+def _setup_sum_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    names, formed = ("input", "weight", "bias"), inputs[-3:]
+    for name, needed, is_formed in zip(names, ctx.needs_input_grad, formed, strict=False):
+        if needed and not is_formed:
+            raise ValueError(
+                f"sslkern::{_OP}: expected form_{name} to be True where {name} requires grad, "
+                "got False"
+            )
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.formed = formed
+    pairs = zip(inputs[:3], output[1:], formed, strict=True)
+    ctx.save_for_backward(*(x for pair in pairs if pair[2] for x in pair[:2]))
+
+
+def _backward_of_sum(ctx: Any, grad_sum: Tensor, *_: Any) -> tuple[Any, ...]:
+    saved = iter(ctx.saved_tensors)
+    op = torch.ops.sslkern.linear_cross_entropy_formed_bwd
+    grads = (op(grad_sum, next(saved), next(saved)) if formed else None for formed in ctx.formed)
+    return (*grads, *[None] * 9)
+
+
+def _fake_formed_bwd(grad_sum: Tensor, input: Tensor, formed: Tensor) -> Tensor:
+    return input.new_empty(input.shape)
+
+
 def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(
         "sslkern::linear_cross_entropy: expected the gradient not to be differentiated again, got "
@@ -207,3 +279,9 @@ torch.library.register_fake(_FWD, _fake_fwd)
 torch.library.register_fake(_BWD, _fake_bwd)
 torch.library.register_autograd(_FWD, _backward, setup_context=_setup_context)
 torch.library.register_autograd(_BWD, _no_double_backward)
+
+_SUM, _FORMED = "sslkern::linear_cross_entropy_sum_fwd", "sslkern::linear_cross_entropy_formed_bwd"
+torch.library.register_fake(_SUM, _fake_sum_fwd)
+torch.library.register_fake(_FORMED, _fake_formed_bwd)
+torch.library.register_autograd(_SUM, _backward_of_sum, setup_context=_setup_sum_context)
+torch.library.register_autograd(_FORMED, _no_double_backward)
