@@ -8,7 +8,13 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
-    from sslkern.ops import clip_loss, info_nce_loss, ntxent_loss
+    from sslkern.ops import (
+        clip_loss,
+        info_nce_loss,
+        ntxent_loss,
+        ressl_loss,
+        soft_cross_entropy,
+    )
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
     # order to say what is wrong. "-m" is what argv[0] holds while -m imports the package.
@@ -24,4 +30,6 @@ __all__ = [
     "losses",
     "ntxent_loss",
     "reference",
+    "ressl_loss",
+    "soft_cross_entropy",
 ]
