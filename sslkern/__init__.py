@@ -15,7 +15,9 @@ try:
         info_nce_loss,
         linear_cross_entropy,
         ntxent_loss,
+        ressl_loss,
         siglip_loss,
+        soft_cross_entropy,
         supcon_loss,
     )
 except ImportError:
@@ -38,6 +40,8 @@ __all__ = [
     "ntxent_loss",
     "rankme",
     "reference",
+    "ressl_loss",
     "siglip_loss",
+    "soft_cross_entropy",
     "supcon_loss",
 ]

@@ -261,6 +261,9 @@ def test_temperature_and_bias_per_column(form: str, n: int, m: int, dtype: torch
     assert_like_reference(problem.x, temperature, bias, **problem.options)
     assert_like_reference(problem.x, 0.1, bias, **problem.options)
     assert_like_reference(problem.x, temperature, **problem.options)
+    if form != "symmetric":  # else nothing is formed in the forward pass
+        frozen = ("key", "negatives", "temperature", "bias")
+        assert_like_reference(problem.x, temperature, bias, frozen=frozen, **problem.options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -251,14 +251,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
 
 // The backward pass where the forward pass has formed the gradient: float32 until it is multiplied
 // by the upstream one. The query is an argument so that differentiating the result again is
-// noticed.
+// noticed. One scale per key has no gradient here.
 std::tuple<Tensor, Tensor> info_nce_formed_bwd(const Tensor& grad_loss, const Tensor& query,
                                                const Tensor& scale, const Tensor& grad_query,
                                                const Tensor& query_dot) {
+  const Tensor grad = at::mul(grad_query, grad_loss.unsqueeze(1)).to(query.scalar_type());
+  if (scale.numel() != 1) return {grad, empty({0}, scale.scalar_type(), scale)};
   const Tensor per_row = at::mul(grad_loss.to(at::kDouble), query_dot).sum();
   const Tensor grad_scale = at::div(per_row, scale.to(at::kDouble).reshape({}));
-  return {at::mul(grad_query, grad_loss.unsqueeze(1)).to(query.scalar_type()),
-          grad_scale.to(scale.scalar_type()).reshape(scale.sizes())};
+  return {grad, grad_scale.to(scale.scalar_type()).reshape(scale.sizes())};
 }
 
 // Places of the targets (or of given logits, the threshold) among the logits of their rows.

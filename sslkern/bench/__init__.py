@@ -1,10 +1,10 @@
 """Benchmarks that also run from an installed package: ``python -m sslkern bench``."""
 
-from sslkern.bench import clip, info_nce, ntxent, siglip
+from sslkern.bench import clip, info_nce, ntxent, siglip, soft_cross_entropy
 from sslkern.bench.contenders import Case
 
-CASES: dict[str, Case] = {
-    case.name: case for case in (ntxent.CASE, info_nce.CASE, clip.CASE, siglip.CASE)
-}
+_MODULES = (ntxent, info_nce, clip, siglip, soft_cross_entropy)
+
+CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}
 
 __all__ = ["CASES"]

@@ -3,7 +3,9 @@
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
 from sslkern.ops.ntxent import ntxent_loss
+from sslkern.ops.ressl import ressl_loss
 from sslkern.ops.siglip import siglip_loss
+from sslkern.ops.soft_cross_entropy import soft_cross_entropy
 from sslkern.ops.supcon import dcl_loss, supcon_loss
 
 __all__ = [
@@ -12,6 +14,8 @@ __all__ = [
     "info_nce_loss",
     "linear_cross_entropy",
     "ntxent_loss",
+    "ressl_loss",
     "siglip_loss",
+    "soft_cross_entropy",
     "supcon_loss",
 ]

@@ -31,6 +31,16 @@ def check_tensor(value: object, name: str, op: str) -> None:
         )
 
 
+def check_constant(value: object, name: str, op: str) -> None:
+    """Reject what is no tensor, and a gradient that the loss does not have."""
+    check_tensor(value, name, op)
+    if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"sslkern::{op}: expected {name} to require no gradient, for it gets none, "
+            f"got one that does. Pass {name}.detach()."
+        )
+
+
 def check_same_device(value: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:
     """Reject a second device in the words that the operators use."""
     if value.device != other.device:

@@ -528,7 +528,7 @@ def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
 def _fake_formed_bwd(
     grad_loss: Tensor, query: Tensor, scale: Tensor, grad_query: Tensor, query_dot: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), scale.new_empty(scale.shape)
+    return query.new_empty(query.shape), scale.new_empty(scale.shape if scale.numel() == 1 else 0)
 
 
 def _fake_rank(query: Tensor, *_: Any) -> Tensor:

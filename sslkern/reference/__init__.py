@@ -6,7 +6,9 @@ Tests, benchmarks and documentation compare against these functions and nothing 
 from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
 from sslkern.reference.ntxent import ntxent_loss
+from sslkern.reference.ressl import ressl_loss
 from sslkern.reference.siglip import siglip_loss
+from sslkern.reference.soft_cross_entropy import soft_cross_entropy
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "info_nce_loss",
     "linear_cross_entropy",
     "ntxent_loss",
+    "ressl_loss",
     "siglip_loss",
+    "soft_cross_entropy",
     "supcon_loss",
     "uniformity",
 ]

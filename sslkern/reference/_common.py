@@ -14,6 +14,11 @@ def to_working_dtype(z: Tensor) -> Tensor:
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
+def in_dtype_of(z: Tensor, value: float | Tensor) -> float | Tensor:
+    """A parameter, a number or a tensor, in the dtype of ``z``."""
+    return value.to(z.dtype) if isinstance(value, Tensor) else value
+
+
 def normalize_rows(z: Tensor) -> Tensor:
     """Scale each row of ``z`` (N, D) to unit norm; rows with norm below ``NORM_EPS`` become zero.
 
