@@ -8,7 +8,15 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
-    from sslkern.ops import clip_loss, info_nce_loss, ntxent_loss
+    from sslkern.ops import (
+        clip_loss,
+        estimate_log_normalizer,
+        info_nce_loss,
+        negative_sampling_loss,
+        ntxent_loss,
+        sampled_logits,
+        sampled_nce_loss,
+    )
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
     # order to say what is wrong. "-m" is what argv[0] holds while -m imports the package.
@@ -19,9 +27,13 @@ __all__ = [
     "__version__",
     "build_config",
     "clip_loss",
+    "estimate_log_normalizer",
     "fma_peak",
     "info_nce_loss",
     "losses",
+    "negative_sampling_loss",
     "ntxent_loss",
     "reference",
+    "sampled_logits",
+    "sampled_nce_loss",
 ]

@@ -31,7 +31,7 @@ INCLUDES = {
         {"contract", "math", "cpu"},
         r"cstdint|cstddef|cstdlib|cstring|utility|time\.h|omp\.h",
     ),
-    "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|[a-z_]+"),
+    "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|sys/mman\.h|[a-z_]+"),
 }
 
 

@@ -3,6 +3,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -33,6 +36,20 @@ inline at::ScalarType accumulate_dtype(at::ScalarType dtype) {
 inline at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, const at::Tensor& like) {
   return at::empty(sizes,
                    like.options().dtype(dtype).layout(at::kStrided).memory_format(c10::nullopt));
+}
+
+// Asks for huge pages under a large result that is written once. Allocations of more than 32 MiB
+// come fresh from the system each time, and touching 51 MB in pages of 4 KiB took 24 ms, in pages
+// of 2 MiB 4 ms. A request: where it is not granted, or not known, nothing changes.
+inline void prefer_huge_pages(const at::Tensor& t) {
+#ifdef __linux__
+  constexpr std::uintptr_t kLeast = std::uintptr_t(32) << 20, kPage = std::uintptr_t(2) << 20;
+  if (t.nbytes() <= kLeast) return;
+  const auto begin = reinterpret_cast<std::uintptr_t>(t.data_ptr());
+  const std::uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+  const std::uintptr_t last = (begin + t.nbytes()) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
 }
 
 // Rows with adjacent columns: the tensor itself where it is so already, whatever the distance of
