@@ -3,6 +3,7 @@
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
 from sslkern.losses.ntxent import NTXentLoss
 from sslkern.losses.ressl import ReSSLLoss
+from sslkern.losses.sampled_logits import NegativeSamplingLoss, SampledNCELoss
 from sslkern.losses.siglip import SigLipLoss
 from sslkern.losses.soft_cross_entropy import SoftCrossEntropyLoss
 
@@ -10,7 +11,9 @@ __all__ = [
     "ClipLoss",
     "InfoNCELoss",
     "NTXentLoss",
+    "NegativeSamplingLoss",
     "ReSSLLoss",
+    "SampledNCELoss",
     "SigLipLoss",
     "SoftCrossEntropyLoss",
 ]

@@ -2,5 +2,6 @@
 
 from sslkern.methods.queue import Queue
 from sslkern.methods.simclr import SimCLR
+from sslkern.methods.unigram import UnigramSampler
 
-__all__ = ["Queue", "SimCLR"]
+__all__ = ["Queue", "SimCLR", "UnigramSampler"]

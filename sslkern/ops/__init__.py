@@ -4,6 +4,12 @@ from sslkern.ops.info_nce import clip_loss, info_nce_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
 from sslkern.ops.ntxent import ntxent_loss
 from sslkern.ops.ressl import ressl_loss
+from sslkern.ops.sampled_logits import (
+    estimate_log_normalizer,
+    negative_sampling_loss,
+    sampled_logits,
+    sampled_nce_loss,
+)
 from sslkern.ops.siglip import siglip_loss
 from sslkern.ops.soft_cross_entropy import soft_cross_entropy
 from sslkern.ops.supcon import dcl_loss, supcon_loss
@@ -11,10 +17,14 @@ from sslkern.ops.supcon import dcl_loss, supcon_loss
 __all__ = [
     "clip_loss",
     "dcl_loss",
+    "estimate_log_normalizer",
     "info_nce_loss",
     "linear_cross_entropy",
+    "negative_sampling_loss",
     "ntxent_loss",
     "ressl_loss",
+    "sampled_logits",
+    "sampled_nce_loss",
     "siglip_loss",
     "soft_cross_entropy",
     "supcon_loss",

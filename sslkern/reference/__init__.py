@@ -7,6 +7,11 @@ from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
 from sslkern.reference.ntxent import ntxent_loss
 from sslkern.reference.ressl import ressl_loss
+from sslkern.reference.sampled_logits import (
+    negative_sampling_loss,
+    sampled_logits,
+    sampled_nce_loss,
+)
 from sslkern.reference.siglip import siglip_loss
 from sslkern.reference.soft_cross_entropy import soft_cross_entropy
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
@@ -17,8 +22,11 @@ __all__ = [
     "dcl_loss",
     "info_nce_loss",
     "linear_cross_entropy",
+    "negative_sampling_loss",
     "ntxent_loss",
     "ressl_loss",
+    "sampled_logits",
+    "sampled_nce_loss",
     "siglip_loss",
     "soft_cross_entropy",
     "supcon_loss",
