@@ -153,14 +153,20 @@ def loss_contender(
 
 
 def standard_contenders(
-    function: str, call: Call = lambda loss_fn: loss_fn, *, eager: float, compiled: float
+    function: str,
+    call: Call = lambda loss_fn: loss_fn,
+    *,
+    kernel: float = 0,
+    eager: float,
+    compiled: float,
 ) -> tuple[Contender, Contender, Contender]:
     """What takes part in every case: the kernel, its reference, and the reference compiled.
 
     Args:
         function: Name of the public function, which is also that of its reference.
         call: Gives the function the options of the case; it is called with the case's inputs.
-        eager: The reference's `Contender.matrices`.
+        kernel: The kernel's `Contender.matrices`.
+        eager: The same of the reference.
         compiled: The same of the compiled reference.
     """
     definition = call(getattr(reference, function))
@@ -172,7 +178,7 @@ def standard_contenders(
             raise UnavailableError("not built: see python -m sslkern info") from error
 
     return (
-        loss_contender("sslkern", "the fused kernel", load_kernel),
+        loss_contender("sslkern", "the fused kernel", load_kernel, matrices=kernel),
         loss_contender(
             "eager", "sslkern.reference, eager PyTorch", lambda size: definition, matrices=eager
         ),

@@ -6,17 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import sslkern
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
     Contender,
-    LossFn,
     Problem,
     Size,
     Step,
-    UnavailableError,
-    loss_contender,
+    standard_contenders,
     working_dtype,
 )
 
@@ -53,17 +50,6 @@ def flops(size: Size) -> int:
     return 6 * size.rows * (NEGATIVES + 1) * size.dim
 
 
-def _load_sslkern(size: Size) -> LossFn:
-    try:
-        return sslkern.negative_sampling_loss
-    except (AttributeError, ImportError) as error:
-        raise UnavailableError("not built: see python -m sslkern info") from error
-
-
-def _load_compile(size: Size) -> LossFn:
-    return torch.compile(reference.negative_sampling_loss, dynamic=False)
-
-
 def _prepare_two_passes(problem: Problem) -> Step:
     """What moves whatever the algorithm: all sampled rows in, twice, and the table's gradient out.
 
@@ -94,20 +80,7 @@ CASE = Case(
     columns=lambda size: (NEGATIVES + 1) * size.dim,
     gradients=2,
     contenders=(
-        loss_contender("sslkern", "the fused kernel", _load_sslkern),
-        loss_contender(
-            "eager",
-            "sslkern.reference, eager PyTorch",
-            lambda size: reference.negative_sampling_loss,
-            matrices=2,
-        ),
-        loss_contender(
-            "compile",
-            "torch.compile of the reference, one graph per size",
-            _load_compile,
-            matrices=2,
-            compiles=True,
-        ),
+        *standard_contenders("negative_sampling_loss", eager=2, compiled=2),
         Contender(
             "two passes",
             "two F.embedding_bag over the rows, the table's gradient filled: a floor",

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import sslkern
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
@@ -15,8 +14,8 @@ from sslkern.bench.contenders import (
     Problem,
     Size,
     Step,
-    UnavailableError,
     loss_contender,
+    standard_contenders,
     working_dtype,
 )
 
@@ -51,32 +50,14 @@ def flops(size: Size) -> int:
     return (4 * (2 * 6 + 6) + 10) * size.rows * size.dim
 
 
-def _load_sslkern(size: Size) -> LossFn:
-    try:
-        fused = sslkern.soft_cross_entropy
-    except (AttributeError, ImportError) as error:
-        raise UnavailableError("not built: see python -m sslkern info") from error
-    return lambda student, teacher, center: fused(
+def _at_dino_temperatures(loss_fn: LossFn) -> LossFn:
+    return lambda student, teacher, center: loss_fn(
         student,
         teacher,
         student_temperature=STUDENT_TEMPERATURE,
         teacher_temperature=TEACHER_TEMPERATURE,
         center=center,
     )
-
-
-def _eager(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
-    return reference.soft_cross_entropy(
-        student,
-        teacher,
-        student_temperature=STUDENT_TEMPERATURE,
-        teacher_temperature=TEACHER_TEMPERATURE,
-        center=center,
-    )
-
-
-def _load_compile(size: Size) -> LossFn:
-    return torch.compile(_eager, dynamic=False)
 
 
 def _dino(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
@@ -110,22 +91,14 @@ CASE = Case(
     title="Soft cross entropy (DINO)",
     make_inputs=make_inputs,
     check_size=check_size,
-    reference=_eager,
+    reference=_at_dino_temperatures(reference.soft_cross_entropy),
     reference_matrices=7.3,
     flops=flops,
     columns=lambda size: size.dim,
     gradients=1,
     contenders=(
-        loss_contender("sslkern", "the fused kernel", _load_sslkern, matrices=1),
-        loss_contender(
-            "eager", "sslkern.reference, eager PyTorch", lambda size: _eager, matrices=5.5
-        ),
-        loss_contender(
-            "compile",
-            "torch.compile of the reference, one graph per size",
-            _load_compile,
-            matrices=1.3,
-            compiles=True,
+        *standard_contenders(
+            "soft_cross_entropy", _at_dino_temperatures, kernel=1, eager=5.5, compiled=1.3
         ),
         loss_contender(
             "dino", "softmax and log_softmax as in DINO", lambda size: _dino, matrices=4
