@@ -39,6 +39,7 @@ struct LinearCrossEntropyInput : QueryKey {
 struct LinearCrossEntropyFwd {
   LinearCrossEntropyInput in;
   void* loss;          // (N) float64 for float64, else float32
+  double* sum;         // scalar, of the losses
   double* stats;       // (N, 2) lse_i and m_i
   std::int64_t chunk;  // rows at a time, > 0; 0: no gradients
   void* grad_input;    // (N, D) like loss; null if not wanted

@@ -434,10 +434,13 @@ void forward(const LinearCrossEntropyFwd& p) {
   for (std::int64_t row = 0; p.chunk > 0 && row < p.in.N; row += p.chunk) {
     form_chunk<T, E>(chunk_of<T, E>(p, row), row > 0);
   }
-  if (p.chunk > 0) return;
-  Arena arena(p.workspace);
-  auto f = Forward<T>::take(arena, p.in, p.threads);
-  sum_all<T, E>(p, f, Kept<T>{});
+  if (p.chunk == 0) {
+    Arena arena(p.workspace);
+    auto f = Forward<T>::take(arena, p.in, p.threads);
+    sum_all<T, E>(p, f, Kept<T>{});
+  }
+  *p.sum = 0;
+  for (std::int64_t i = 0; i < p.in.N; ++i) *p.sum += double(static_cast<const T*>(p.loss)[i]);
 }
 
 template <class T, class E>

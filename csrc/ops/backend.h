@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+
 #include <algorithm>
 #include <cstdint>
 #if defined(__linux__)

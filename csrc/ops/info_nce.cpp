@@ -3,6 +3,7 @@
 #include <ATen/ops/_unique2.h>
 #include <ATen/ops/aminmax.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/cumsum.h>
 #include <ATen/ops/div.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
@@ -257,8 +258,9 @@ std::tuple<Tensor, Tensor> info_nce_formed_bwd(const Tensor& grad_loss, const Te
                                                const Tensor& query_dot) {
   const Tensor grad = at::mul(grad_query, grad_loss.unsqueeze(1)).to(query.scalar_type());
   if (scale.numel() != 1) return {grad, empty({0}, scale.scalar_type(), scale)};
-  const Tensor per_row = at::mul(grad_loss.to(at::kDouble), query_dot).sum();
-  const Tensor grad_scale = at::div(per_row, scale.to(at::kDouble).reshape({}));
+  // Not a plain sum, whose order depends on the number of threads.
+  const Tensor total = at::cumsum(at::mul(grad_loss.to(at::kDouble), query_dot), 0).select(0, -1);
+  const Tensor grad_scale = at::div(total, scale.to(at::kDouble).reshape({}));
   return {grad, grad_scale.to(scale.scalar_type()).reshape(scale.sizes())};
 }
 

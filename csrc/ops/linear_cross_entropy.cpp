@@ -195,15 +195,15 @@ void point_to(Gradients& g, Params& p) {
 
 // What the forward pass leaves, of the rows that are not ignored.
 struct Results {
-  Tensor loss, stats;
+  Tensor loss, sum, stats;
   Gradients grads;
 };
 
 Results forward(const Arguments& a, const Prepared& prepared, int64_t chunk, Needs needs) {
   const auto accumulate = accumulate_dtype(a.input.scalar_type());
   const int64_t rows = prepared.in.N;
-  Results r{empty({rows}, accumulate, a.input), empty({rows, 2}, at::kDouble, a.input),
-            allocate(a, needs, rows, accumulate)};
+  Results r{empty({rows}, accumulate, a.input), at::zeros({}, a.input.options().dtype(at::kDouble)),
+            empty({rows, 2}, at::kDouble, a.input), allocate(a, needs, rows, accumulate)};
   auto& [grad_input, grad_weight, grad_bias] = r.grads;
   if (rows == 0) {
     grad_weight.zero_();
@@ -213,6 +213,7 @@ Results forward(const Arguments& a, const Prepared& prepared, int64_t chunk, Nee
   LinearCrossEntropyFwd p{};
   p.in = prepared.in;
   p.loss = r.loss.mutable_data_ptr();
+  p.sum = r.sum.mutable_data_ptr<double>();
   p.stats = r.stats.mutable_data_ptr<double>();
   p.chunk = chunk;
   point_to(r.grads, p);
@@ -259,8 +260,7 @@ Summed linear_cross_entropy_sum_fwd(const Tensor& input, const Tensor& weight,
   Results r = forward(a, prepared, chunk, {form_input, form_weight, form_bias});
   auto& [grad_input, grad_weight, grad_bias] = r.grads;
   if (form_input) grad_input = restore(prepared, grad_input, input.size(0));
-  const Tensor sum = r.loss.sum(at::kDouble).to(r.loss.scalar_type());
-  return {sum, grad_input, grad_weight, grad_bias};
+  return {r.sum.to(r.loss.scalar_type()), grad_input, grad_weight, grad_bias};
 }
 
 std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_bwd(

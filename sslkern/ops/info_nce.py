@@ -200,7 +200,7 @@ def clip_loss(
         symmetric=True,
         label_smoothing=0.0,
     )
-    loss = rows.mean()
+    loss = reduce_loss(rows, None, "mean")
     if isinstance(logit_bias, Tensor):
         loss = loss + 0.0 * logit_bias.sum().to(loss.dtype)  # the zero gradient it is due
     return loss

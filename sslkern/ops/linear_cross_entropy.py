@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import check_positive_number, check_reduction, check_tensor
+from sslkern.reference._common import ordered_sum
 
 _OP = "linear_cross_entropy"
 
@@ -112,7 +113,7 @@ def _sum(inputs: tuple[Tensor, Tensor, Tensor | None], options: tuple[Any, ...])
     chunk = _rows_at_once(*inputs[:2]) if form[0] or form[1] else 0
     if chunk == 0:
         loss, _ = torch.ops.sslkern.linear_cross_entropy_fwd(*inputs, *options)
-        return cast(Tensor, loss).sum()
+        return ordered_sum(cast(Tensor, loss))
     total, *_ = torch.ops.sslkern.linear_cross_entropy_sum_fwd(*inputs, *options, chunk, *form)
     return cast(Tensor, total)
 
@@ -169,7 +170,7 @@ def _divisor(
     shares = valid.to(total.dtype)
     if class_weight is not None:
         shares = shares * class_weight.to(total.dtype)[torch.where(valid, target, 0)]
-    return torch.where(valid.any(), shares.sum(), 1)
+    return torch.where(valid.any(), ordered_sum(shares), 1)
 
 
 def _fake_fwd(

@@ -17,7 +17,7 @@ from sslkern.ops._common import (
     check_same_device,
     check_tensor,
 )
-from sslkern.reference._common import normalize_rows, reduce_loss, to_working_dtype
+from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, to_working_dtype
 
 _OP = "supcon"
 VARIANTS = ("out", "in", "in_sum", "pairwise")
@@ -252,7 +252,7 @@ def _reduce(rows: Tensor, terms: Tensor, weight: Tensor | None, reduction: str) 
     share = terms.to(rows.dtype)
     if weight is not None:
         rows, share = rows * weight.to(rows.dtype), share * weight.to(rows.dtype)
-    return rows.sum() / torch.where(terms.any(), share.sum(), 1)
+    return ordered_sum(rows) / torch.where(terms.any(), ordered_sum(share), 1)
 
 
 def _loss_dtype(z: Tensor) -> torch.dtype:

@@ -30,6 +30,18 @@ def normalize_rows(z: Tensor) -> Tensor:
     return torch.where(tiny, torch.zeros_like(z), z / norm.masked_fill(tiny, 1.0))
 
 
+def ordered_sum(x: Tensor) -> Tensor:
+    """Sum of ``x`` (N,) in an order that does not depend on the number of threads.
+
+    That of ``Tensor.sum`` does from 32768 elements on; sums of rows of a matrix it splits by rows.
+    """
+    width = 4096
+    if x.shape[0] <= width:
+        return x.sum()
+    rows = torch.nn.functional.pad(x, (0, -x.shape[0] % width)).reshape(-1, width)
+    return ordered_sum(rows.sum(1))
+
+
 def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     """Reduce the per-row ``loss`` (N,): none, sum, or mean = sum(w * loss) / sum(w)."""
     if weight is not None:
@@ -38,7 +50,8 @@ def reduce_loss(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     if reduction == "none":
         return loss
     if reduction == "sum":
-        return loss.sum()
+        return ordered_sum(loss)
     if reduction == "mean":
-        return loss.mean() if weight is None else loss.sum() / weight.sum()
+        divisor = loss.shape[0] if weight is None else ordered_sum(weight)
+        return ordered_sum(loss) / divisor
     raise ValueError(f"expected reduction to be 'none', 'mean' or 'sum', got {reduction!r}")
