@@ -8,7 +8,7 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
-    from sslkern.ops import clip_loss, dcl_loss, info_nce_loss, ntxent_loss, supcon_loss
+    from sslkern.ops import clip_loss, dcl_loss, info_nce_loss, ntxent_loss, supcon_loss, uniformity
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
     # order to say what is wrong. "-m" is what argv[0] holds while -m imports the package.
@@ -26,4 +26,5 @@ __all__ = [
     "ntxent_loss",
     "reference",
     "supcon_loss",
+    "uniformity",
 ]
