@@ -23,6 +23,7 @@ try:
         siglip_loss,
         soft_cross_entropy,
         supcon_loss,
+        uniformity,
     )
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
@@ -52,4 +53,5 @@ __all__ = [
     "siglip_loss",
     "soft_cross_entropy",
     "supcon_loss",
+    "uniformity",
 ]

@@ -222,11 +222,12 @@ void sum_tiles(const SupconInput& in, const Forward<T>& f, bool bounded) {
   });
 }
 
-// 2^(x - lse) where lse has two parts, never so large that it overflows; NaN stays NaN.
+// 1 / (1 + 2^(x - lse)) where lse has two parts, exactly 0 for a sum over nothing; NaN stays NaN.
 template <class T>
-SSLKERN_INLINE Vec<T> ratio(Vec<T> x, Vec<T> high, Vec<T> low) {
-  const Vec<T> most = splat(-Exp2<T>::kLowest), difference = (x - high) - low;
-  return exp2_or_zero<T>(difference > most ? most : difference);
+SSLKERN_INLINE Vec<T> sigmoid_log2(Vec<T> x, Vec<T> high, Vec<T> low) {
+  const Vec<T> one = splat(T(1)), zero{}, d = (high - x) + low, magnitude = d < zero ? -d : d;
+  const Vec<T> small = exp2_or_zero<T>(-magnitude);
+  return (d < zero ? small : one) / (one + small);
 }
 
 // log2(1 + 2^(lse - x)).
@@ -242,7 +243,6 @@ template <class T>
 void sum_pairs(const SupconInput& in, const Forward<T>& f, const ForwardScratch<T>& s,
                const Tile& t) {
   const std::int64_t row0 = f.rows.first(t.i), col0 = f.rows.first(t.j);
-  const Vec<T> one = splat(T(1));
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
     if (kind_of<T>(in, row, column) == Kind::kNegative) return;
@@ -257,8 +257,8 @@ void sum_pairs(const SupconInput& in, const Forward<T>& f, const ForwardScratch<
     const auto loss = [](Vec<T> x, Vec<T> high, Vec<T> low) {
       return softplus_log2<T>(x, high, low);
     };
-    const auto weight = [&](Vec<T> x, Vec<T> high, Vec<T> low) {
-      return one / (one + ratio<T>(x, high, low));
+    const auto weight = [](Vec<T> x, Vec<T> high, Vec<T> low) {
+      return sigmoid_log2<T>(x, high, low);
     };
     add_pairs<T>(m, positive, each(loss), *s.logits);
     add_pairs<T>(m, positive, each(weight), *s.weights);
@@ -413,11 +413,10 @@ void prepare_row(const Backward<T>& b, const SupconBwd& p, std::int64_t place) {
 template <class T>
 SSLKERN_INLINE Vec<T> pair_term(const Backward<T>& b, Vec<T> x, std::int64_t row,
                                 std::int64_t column) {
-  const Vec<T> one = splat(T(1));
   const SoftmaxRows<T>& n = b.negative;
-  const Vec<T> i = ratio<T>(x, splat(n.lse_high[row]), splat(n.lse_low[row]));
-  const Vec<T> j = ratio<T>(x, load(n.lse_high + column), load(n.lse_low + column));
-  return splat(b.pair[row]) / (one + i) + load(b.pair + column) / (one + j);
+  const Vec<T> i = sigmoid_log2<T>(x, splat(n.lse_high[row]), splat(n.lse_low[row]));
+  const Vec<T> j = sigmoid_log2<T>(x, load(n.lse_high + column), load(n.lse_low + column));
+  return splat(b.pair[row]) * i + load(b.pair + column) * j;
 }
 
 // Tile (I, J) of G_ij = H_ij + H_ji, strictly above the diagonal; zero elsewhere.

@@ -1,9 +1,18 @@
 """Benchmarks that also run from an installed package: ``python -m sslkern bench``."""
 
-from sslkern.bench import clip, info_nce, ntxent, sampled_logits, siglip, soft_cross_entropy
+from sslkern.bench import (
+    clip,
+    dcl,
+    info_nce,
+    ntxent,
+    sampled_logits,
+    siglip,
+    soft_cross_entropy,
+    supcon,
+)
 from sslkern.bench.contenders import Case
 
-_MODULES = (ntxent, info_nce, clip, siglip, soft_cross_entropy, sampled_logits)
+_MODULES = (ntxent, info_nce, clip, siglip, supcon, dcl, soft_cross_entropy, sampled_logits)
 
 CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}
 

@@ -98,6 +98,15 @@ def _prepare_two_sgemm(problem: Problem) -> Step:
     return step
 
 
+FLOOR = Contender(
+    "two sgemm",
+    "two N x D x N products into one buffer: a floor",
+    _prepare_two_sgemm,
+    matrices=1,
+    is_floor=True,
+)
+"""Of every loss that compares rows with each other."""
+
 CASE = Case(
     name="ntxent",
     title="NT-Xent",
@@ -119,13 +128,7 @@ CASE = Case(
             "torch.nn.functional.linear_cross_entropy",
             _load_linear_cross_entropy,
         ),
-        Contender(
-            "two sgemm",
-            "two N x D x N products into one buffer: a floor",
-            _prepare_two_sgemm,
-            matrices=1,
-            is_floor=True,
-        ),
+        FLOOR,
     ),
     default_sizes=(Size(2048, 128), Size(8192, 128), Size(4096, 512)),
 )

@@ -63,8 +63,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--sizes",
         type=parse_sizes,
         metavar="NxD,...",
-        help="N rows of D features: of both views together (ntxent), queries (info_nce) or pairs"
-        f" (clip, siglip); default: {_default_sizes()}",
+        help="N rows of D features: of both views together (ntxent, dcl), queries (info_nce,"
+        " negative_sampling), pairs (clip, siglip), rows of scores (soft_cross_entropy, D classes),"
+        f" tokens (linear_cross_entropy) or all (supcon); default: {_default_sizes()}",
     )
     parser.add_argument(
         "--dtype",

@@ -6,9 +6,12 @@ from sslkern.losses.ressl import ReSSLLoss
 from sslkern.losses.sampled_logits import NegativeSamplingLoss, SampledNCELoss
 from sslkern.losses.siglip import SigLipLoss
 from sslkern.losses.soft_cross_entropy import SoftCrossEntropyLoss
+from sslkern.losses.supcon import DCLLoss, DCLWLoss, SupConLoss, negative_mises_fisher_weights
 
 __all__ = [
     "ClipLoss",
+    "DCLLoss",
+    "DCLWLoss",
     "InfoNCELoss",
     "NTXentLoss",
     "NegativeSamplingLoss",
@@ -16,4 +19,6 @@ __all__ = [
     "SampledNCELoss",
     "SigLipLoss",
     "SoftCrossEntropyLoss",
+    "SupConLoss",
+    "negative_mises_fisher_weights",
 ]

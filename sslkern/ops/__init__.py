@@ -12,7 +12,7 @@ from sslkern.ops.sampled_logits import (
 )
 from sslkern.ops.siglip import siglip_loss
 from sslkern.ops.soft_cross_entropy import soft_cross_entropy
-from sslkern.ops.supcon import dcl_loss, supcon_loss
+from sslkern.ops.supcon import dcl_loss, supcon_loss, uniformity
 
 __all__ = [
     "clip_loss",
@@ -28,4 +28,5 @@ __all__ = [
     "siglip_loss",
     "soft_cross_entropy",
     "supcon_loss",
+    "uniformity",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     as_scalar_tensor,
+    check_positive,
     check_positive_number,
     check_reduction,
     check_row_weight,
@@ -21,6 +23,7 @@ from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, 
 
 _OP = "supcon"
 VARIANTS = ("out", "in", "in_sum", "pairwise")
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class ClassStatistics(NamedTuple):
@@ -37,8 +40,10 @@ def class_statistics(
     z: Tensor, labels: Tensor, temperature: Tensor, *, normalize: bool, pairs: bool = False
 ) -> ClassStatistics:
     """Log-sum-exps and sums of each row of ``z`` over its class and over all others."""
-    out = torch.ops.sslkern.supcon_fwd(z, labels, temperature, normalize, pairs)
-    return ClassStatistics(*out[:4], out[5])
+    lse_negative, lse_positive, sum_positive, pair_loss, _, positives, _, _ = (
+        torch.ops.sslkern.supcon_fwd(z, labels, temperature, normalize, pairs)
+    )
+    return ClassStatistics(lse_negative, lse_positive, sum_positive, pair_loss, positives)
 
 
 def supcon_loss(
@@ -109,20 +114,17 @@ def supcon_loss(
     """
     check_tensor(z, "z", _OP)
     check_reduction(reduction, _OP)
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"sslkern::{_OP}: expected variant to be one of {', '.join(map(repr, VARIANTS))}, "
-            f"got {variant!r}"
-        )
+    check_variant(variant)
     z, labels = _rows_and_labels(z, labels)
     tau = as_scalar_tensor(temperature, "temperature", _OP, z)
+    if base_temperature is not None:
+        check_positive_number(base_temperature, "base_temperature", _OP)
     if z.dim() == 2:
         check_row_weight(weight, _OP, {"N": z.shape[0]}, z)
     pairs = variant == "pairwise"
     stats = class_statistics(z, labels, tau, normalize=normalize, pairs=pairs)
     rows = _variant_rows(stats, variant)
     if base_temperature is not None:
-        check_positive_number(base_temperature, "base_temperature", _OP)
         rows = rows * (tau.to(rows.dtype).reshape(()) / base_temperature)
     terms = stats.positives if pairs else stats.positives > 0
     return _reduce(rows, terms, weight, reduction).to(_loss_dtype(z))
@@ -178,17 +180,76 @@ def dcl_loss(
     _check_views(z_a, z_b)
     tau = as_scalar_tensor(temperature, "temperature", _OP, z_a)
     index = torch.arange(z_a.shape[0], device=z_a.device).repeat(2)
-    stats = class_statistics(torch.cat([z_a, z_b]), index, tau, normalize=normalize)
+    z = torch.cat([z_a, z_b])
+    stats = class_statistics(z, index, tau, normalize=normalize)
     positive = stats.sum_positive
     if weight_fn is not None:
         a, b = to_working_dtype(z_a), to_working_dtype(z_b)
         if normalize:
             a, b = normalize_rows(a), normalize_rows(b)
         positive = positive * torch.cat([_weights(weight_fn, a, b), _weights(weight_fn, b, a)])
-    return reduce_loss(stats.lse_negative - positive, None, reduction).to(_loss_dtype(z_a))
+    return reduce_loss(stats.lse_negative - positive, None, reduction).to(_loss_dtype(z))
 
 
-def _refuse(argument: str, requirement: str, got: object) -> None:
+def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
+    r"""How evenly the rows spread over the sphere, without an N x N matrix; lower is more even.
+
+    The logarithm of the mean Gaussian potential of all pairs of rows:
+
+    .. math:: \log \frac{2}{N (N - 1)} \sum_{i < j} \exp(-t \, |\hat x_i - \hat x_j|^2)
+
+    It is 0 where all rows point the same way, and :math:`-2t` where all are orthogonal to each
+    other. Rows whose norm is below 1e-12 have no direction: they count as orthogonal to every row
+    and get a zero gradient.
+
+    Args:
+        x: Embeddings (N, D) with N > 1, scaled to unit norm here; float64, float32, bfloat16 or
+            float16. Half types are read as they are; all arithmetic is in float32 (float64 for
+            float64).
+        t: Positive number, or a tensor with one element, which may require grad.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        ValueError: For a wrong shape, device or t.
+        TypeError: For a wrong dtype or layout.
+        NotImplementedError: When the gradient itself is differentiated.
+
+    Example:
+        >>> import torch, sslkern
+        >>> print(f"{sslkern.uniformity(torch.eye(3)).item():.6f}")
+        -4.000000
+
+    Equals: `sslkern.reference.uniformity`.
+
+    Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
+    Uniformity on the Hypersphere", 2020, https://arxiv.org/abs/2005.10242
+    """
+    check_tensor(x, "x", _OP)
+    scale = as_scalar_tensor(t, "t", _OP, x)
+    check_positive(scale, "t", _OP)
+    if scale.numel() != 1:
+        _refuse("t", "a number or a tensor with one element", f"shape {tuple(scale.shape)}")
+    _check_float(x, "x")
+    if x.dim() != 2 or x.shape[0] < 2:
+        _refuse("x", "of shape (N, D) with N > 1", f"shape {tuple(x.shape)}")
+    rows = x.shape[0]
+    each_its_own = torch.arange(rows, device=x.device)
+    scale = scale.to(torch.float64).reshape(())
+    # |x - y|^2 = 2 - 2 x.y for unit rows, so -t |x - y|^2 = x.y / tau - 2 t with tau = 1 / (2 t).
+    stats = class_statistics(x, each_its_own, 0.5 / scale, normalize=True)
+    total = (stats.lse_negative - math.log(rows - 1)).logsumexp(0) - math.log(rows)
+    return (total - 2 * scale).to(_loss_dtype(x))
+
+
+def check_variant(variant: str) -> None:
+    """Refuse an unknown variant of SupCon."""
+    if variant not in VARIANTS:
+        _refuse("variant", f"one of {', '.join(map(repr, VARIANTS))}", repr(variant))
+
+
+def _refuse(argument: str, requirement: str, got: object) -> NoReturn:
     raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")
 
 
@@ -199,7 +260,6 @@ def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     if z.dim() != 3:
         if labels is None:
             _refuse("labels", "given where z is not of shape (B, V, D)", "None")
-        assert labels is not None
         return z, labels
     batch, views = z.shape[:2]
     if labels is None:
@@ -209,7 +269,23 @@ def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     return z.flatten(0, 1), labels.repeat_interleave(views)
 
 
+def _check_float(z: Tensor, name: str) -> None:
+    """The checks of the operator, in the name that the caller knows."""
+    if z.layout != torch.strided:
+        raise TypeError(
+            f"sslkern::{_OP}: expected {name} to be a dense tensor, got layout {z.layout}. "
+            f"Call .to_dense() first."
+        )
+    if z.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"sslkern::{_OP}: expected {name} to be of dtype torch.float64, torch.float32, "
+            f"torch.bfloat16 or torch.float16, got {z.dtype}"
+        )
+
+
 def _check_views(z_a: Tensor, z_b: Tensor) -> None:
+    _check_float(z_a, "z_a")
+    _check_float(z_b, "z_b")
     check_same_device(z_b, "z_b", z_a, "z_a", _OP)
     if z_a.dim() != 2 or z_a.shape[0] < 2:
         _refuse("z_a", "of shape (B, D) with B > 1", f"shape {tuple(z_a.shape)}")

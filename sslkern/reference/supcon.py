@@ -22,10 +22,7 @@ def supcon_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """Contrast by label of each row of ``z`` with all others; see `sslkern.supcon_loss`."""
-    if z.dim() == 3:
-        batch, views = z.shape[:2]
-        labels = torch.arange(batch, device=z.device) if labels is None else labels
-        z, labels = z.flatten(0, 1), labels.repeat_interleave(views)
+    z, labels = _rows_and_labels(z, labels)
     s, same = _similarities(z, labels, temperature, normalize)
     count = same.sum(1).to(s.dtype)
     if variant == "pairwise":
@@ -70,12 +67,24 @@ def dcl_loss(
     return reduce_loss(_masked_lse(s, ~same) - positive, None, reduction)
 
 
-def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
+def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
     """Log of the mean Gaussian potential of the pairs of rows; see `sslkern.uniformity`."""
     x = normalize_rows(to_working_dtype(x))
     above = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).triu(1)
     # |x - y|^2 of unit rows; as a product it is differentiable where rows coincide.
-    return torch.exp(-t * (2 - 2 * (x @ x.T)[above])).mean().log()
+    exponents = -t * (2 - 2 * (x @ x.T)[above])
+    return exponents.logsumexp(0) - exponents.new_tensor(len(exponents)).log()
+
+
+def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) with a label each, from views (B, V, D) where they come as such."""
+    if z.dim() == 3:
+        batch, views = z.shape[:2]
+        labels = torch.arange(batch, device=z.device) if labels is None else labels
+        return z.flatten(0, 1), labels.repeat_interleave(views)
+    if labels is None:
+        raise ValueError("expected labels where z is not of shape (B, V, D)")
+    return z, labels
 
 
 def _similarities(
