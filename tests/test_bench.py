@@ -187,7 +187,7 @@ def test_inputs_are_the_same_every_time():
         assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("loss", ["info_nce", "clip"])
+@pytest.mark.parametrize("loss", ["info_nce", "clip", "linear_cross_entropy"])
 @pytest.mark.parametrize("size", [Size(0, 8), Size(4, 0)])
 def test_empty_size_is_rejected(size, loss):
     with pytest.raises(ValueError, match=f"size {size}"):
@@ -244,6 +244,8 @@ def test_cubic_peer_is_skipped_above_its_limit():
         ("ntxent", "pytorch-metric-learning"),
         ("info_nce", "info-nce-pytorch"),
         ("clip", "open_clip"),
+        ("linear_cross_entropy", "torch chunked"),
+        ("linear_cross_entropy", "torch dense"),
     ],
 )
 def test_installed_peer_computes_the_same_loss(loss, name):
@@ -408,7 +410,7 @@ def test_table_shows_numbers_ratios_and_reasons():
     assert "a CPU, threads: 1, cores: 2, avx2" in text
 
 
-@pytest.mark.parametrize("number", ["two", "four"])
+@pytest.mark.parametrize("number", ["two", "three", "four"])
 def test_table_names_the_floor(number):
     from rich.console import Console
 

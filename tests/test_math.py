@@ -1,4 +1,4 @@
-"""The headers of csrc/math, compiled alone, against torch."""
+"""The headers of csrc/math, and what else can be compiled alone, against torch and numpy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import torch
 ROOT = Path(__file__).parents[1]
 
 
+def compile_table(folder: Path, name: str, *flags: str) -> Path:
+    source = ROOT / "tests" / "cpp" / f"{name}.cpp"
+    compiler = os.environ.get("CXX", "c++")
+    command = [compiler, *flags, "-O2", "-I", ROOT / "csrc", "-o", folder / name, source]
+    subprocess.run(command, check=True)
+    return folder / name
+
+
 @pytest.fixture(scope="module")
 def half_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("cpp") / "half_table"
-    source = ROOT / "tests" / "cpp" / "half_table.cpp"
-    compiler = os.environ.get("CXX", "c++")
-    command = [compiler, "-std=c++17", "-O2", "-I", ROOT / "csrc", "-o", program, source]
-    subprocess.run(command, check=True)
-    return program
+    return compile_table(tmp_path_factory.mktemp("cpp"), "half_table", "-std=c++17")
 
 
 def interesting_floats() -> np.ndarray:
@@ -52,3 +55,30 @@ def test_half_conversions_equal_torch(half_table: Path) -> None:
         assert_same_floats(torch.from_numpy(widened[:, column].copy()), every.view(dtype).float())
         narrow = torch.from_numpy(rounded[:, column].copy()).view(dtype)
         assert_same_floats(narrow, floats.to(dtype))
+
+
+def tanh_arguments(dtype: type[np.floating]) -> np.ndarray:
+    """Any magnitude, the middle, and around the change of method at 0.63; both signs."""
+    random = np.random.default_rng(0)
+    parts = [10 ** random.uniform(-30, 3, 100_000), random.uniform(0, 2, 100_000)]
+    magnitudes = np.concatenate([*parts, random.uniform(0.62, 0.64, 50_000)])
+    return np.concatenate([magnitudes, -magnitudes]).astype(dtype)
+
+
+def run_tanh(program: Path, u: np.ndarray) -> np.ndarray:
+    command = [program, "double" if u.dtype == np.float64 else "float"]
+    done = subprocess.run(command, input=u.tobytes(), check=True, capture_output=True)
+    return np.frombuffer(done.stdout, dtype=u.dtype)
+
+
+@pytest.mark.parametrize("flags", [(), ("-march=native", "-ffp-contract=fast")])
+def test_tanh_is_as_good_as_its_dtype(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    program = compile_table(tmp_path, "tanh_table", "-std=c++20", "-fno-trapping-math", *flags)
+    for dtype in (np.float32, np.float64):
+        u = tanh_arguments(dtype)
+        actual, expected = run_tanh(program, u), np.tanh(u.astype(np.longdouble))
+        error = np.abs(actual - expected) / np.abs(expected)
+        assert error.max() < 2 * np.finfo(dtype).eps
+        assert np.abs(actual).max() == 1
+        ends = np.array([0, np.inf, -np.inf, 1e30, -1e30, np.nan], dtype=dtype)
+        np.testing.assert_array_equal(run_tanh(program, ends), np.tanh(ends))

@@ -125,7 +125,7 @@ def _target(case: Case, problem: Problem) -> Outcome | None:
     """The float64 reference on the same rounded inputs; None if it does not fit into memory."""
     if _shortage(case, case.reference_matrices, problem.size, torch.float64) is not None:
         return None
-    inputs = tuple(x.double() for x in problem.inputs)
+    inputs = tuple(x.double() if x.is_floating_point() else x for x in problem.inputs)
     return differentiate(case.reference, inputs, problem.gradients)
 
 

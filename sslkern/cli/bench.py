@@ -63,8 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--sizes",
         type=parse_sizes,
         metavar="NxD,...",
-        help="N rows of D features: of both views together (ntxent), queries (info_nce) or pairs"
-        f" (clip); default: {_default_sizes()}",
+        help="N rows of D features: of both views together (ntxent), queries (info_nce), pairs"
+        f" (clip) or hidden states (linear_cross_entropy); default: {_default_sizes()}",
     )
     parser.add_argument(
         "--dtype",
