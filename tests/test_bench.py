@@ -252,6 +252,8 @@ def test_cubic_peer_is_skipped_above_its_limit():
         ("siglip", "open_clip"),
         ("supcon", "pytorch-metric-learning"),
         ("dcl", "lightly"),
+        ("linear_cross_entropy", "torch chunked"),
+        ("linear_cross_entropy", "torch dense"),
     ],
 )
 def test_installed_peer_computes_the_same_loss(loss, name):
@@ -416,7 +418,7 @@ def test_table_shows_numbers_ratios_and_reasons():
     assert "a CPU, threads: 1, cores: 2, avx2" in text
 
 
-@pytest.mark.parametrize("number", ["two", "four"])
+@pytest.mark.parametrize("number", ["two", "three", "four"])
 def test_table_names_the_floor(number):
     from rich.console import Console
 

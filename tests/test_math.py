@@ -37,13 +37,29 @@ def half_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=ISA_FLAGS)
-def log1p_table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for each instruction set that this processor runs."""
-    isa: str = request.param
-    if isa not in sslkern.build_config()["available_instruction_sets"]:
-        pytest.skip(f"this processor or build has no {isa}")
+def isa(request: pytest.FixtureRequest) -> str:
+    """Every instruction set that this processor runs."""
+    name: str = request.param
+    if name not in sslkern.build_config()["available_instruction_sets"]:
+        pytest.skip(f"this processor or build has no {name}")
+    return name
+
+
+@pytest.fixture(scope="module")
+def log1p_table(isa: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_program(
         "log1p_table", tmp_path_factory.mktemp("cpp"), "-std=c++20", *ISA_FLAGS[isa]
+    )
+
+
+@pytest.fixture(scope="module")
+def tanh_table(isa: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_program(
+        "tanh_table",
+        tmp_path_factory.mktemp("cpp"),
+        "-std=c++20",
+        "-fno-trapping-math",
+        *ISA_FLAGS[isa],
     )
 
 
@@ -100,3 +116,28 @@ def test_log1p_keeps_zero_and_nan(log1p_table: Path, dtype: type[np.floating]) -
     zero, nan = run_log1p(log1p_table, np.array([0, np.nan], dtype=dtype))
     assert zero == 0
     assert np.isnan(nan)
+
+
+def tanh_arguments(dtype: type[np.floating]) -> np.ndarray:
+    """Any magnitude, the middle, and around the change of method at 0.63; both signs."""
+    random = np.random.default_rng(0)
+    parts = [10 ** random.uniform(-30, 3, 100_000), random.uniform(0, 2, 100_000)]
+    magnitudes = np.concatenate([*parts, random.uniform(0.62, 0.64, 50_000)])
+    return np.concatenate([magnitudes, -magnitudes]).astype(dtype)
+
+
+def run_tanh(program: Path, u: np.ndarray) -> np.ndarray:
+    command = [program, "double" if u.dtype == np.float64 else "float"]
+    done = subprocess.run(command, input=u.tobytes(), check=True, capture_output=True)
+    return np.frombuffer(done.stdout, dtype=u.dtype)
+
+
+def test_tanh_is_as_good_as_its_dtype(tanh_table: Path) -> None:
+    for dtype in (np.float32, np.float64):
+        u = tanh_arguments(dtype)
+        actual, expected = run_tanh(tanh_table, u), np.tanh(u.astype(np.longdouble))
+        error = np.abs(actual - expected) / np.abs(expected)
+        assert error.max() < 2 * np.finfo(dtype).eps
+        assert np.abs(actual).max() == 1
+        ends = np.array([0, np.inf, -np.inf, 1e30, -1e30, np.nan], dtype=dtype)
+        np.testing.assert_array_equal(run_tanh(tanh_table, ends), np.tanh(ends))

@@ -4,6 +4,7 @@ from sslkern.bench import (
     clip,
     dcl,
     info_nce,
+    linear_cross_entropy,
     ntxent,
     sampled_logits,
     siglip,
@@ -12,7 +13,17 @@ from sslkern.bench import (
 )
 from sslkern.bench.contenders import Case
 
-_MODULES = (ntxent, info_nce, clip, siglip, supcon, dcl, soft_cross_entropy, sampled_logits)
+_MODULES = (
+    ntxent,
+    info_nce,
+    clip,
+    siglip,
+    supcon,
+    dcl,
+    linear_cross_entropy,
+    soft_cross_entropy,
+    sampled_logits,
+)
 
 CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}
 

@@ -1,6 +1,7 @@
 """Losses as modules."""
 
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
+from sslkern.losses.linear_cross_entropy import LinearCrossEntropyLoss
 from sslkern.losses.ntxent import NTXentLoss
 from sslkern.losses.ressl import ReSSLLoss
 from sslkern.losses.sampled_logits import NegativeSamplingLoss, SampledNCELoss
@@ -13,6 +14,7 @@ __all__ = [
     "DCLLoss",
     "DCLWLoss",
     "InfoNCELoss",
+    "LinearCrossEntropyLoss",
     "NTXentLoss",
     "NegativeSamplingLoss",
     "ReSSLLoss",
