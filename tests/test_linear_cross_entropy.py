@@ -223,7 +223,7 @@ def test_matches_reference_at_any_size_of_logits(
 def test_label_smoothing_matches_reference(
     kind: str, label_smoothing: float, length: float, dtype: torch.dtype
 ) -> None:
-    for n, v in ((50, 110), (3, 33), (97, 300)):
+    for n, v in ((50, 110), (3, 33), (97, 300), (2, 2500)):
         x = make_problem(n, v, 20, dtype, kind, length)
         assert_like_reference(x, label_smoothing=label_smoothing)
 
@@ -1022,6 +1022,7 @@ Q = torch.rand(4, 7).softmax(1)
         ({"target": Y.bool()}, TypeError, r"target to be .*torch.int64.* got torch.bool"),
         ({"target": Q + 0j}, TypeError, r"target to be .*torch.int64.* got torch.complex64"),
         ({"target": [0, 1, 2, 3]}, TypeError, r"target to be a tensor, got list"),
+        ({"target": Y.to_sparse()}, TypeError, r"target to be a dense tensor, got layout Sparse"),
         ({"target": Q[:3]}, ValueError, r"target to be of shape \(N, V\) = \(4, 7\), got .*\(3, 7"),
         ({"target": Q[:, :6]}, ValueError, r"target to be of shape .* got shape \(4, 6\)"),
         ({"target": Q[0]}, ValueError, r"target to be of shape .* got shape \(7,\)"),
@@ -1038,6 +1039,21 @@ Q = torch.rand(4, 7).softmax(1)
             r"target to be of shape .*4, 7\), got shape .*4, 6\)",
         ),
         ({"input": X[:0, None], "target": Y[:0, None]}, ValueError, r"input to be .* got shape"),
+        (
+            {"input": X[None, :, :0]},
+            ValueError,
+            r"target to be of shape \(1, 4\), got shape \(4,\)",
+        ),
+        (
+            {"input": X[None, :, :0], "target": Y[None]},
+            ValueError,
+            r"input to be .* got shape \(4, 0\)",
+        ),
+        (
+            {"input": X[None], "target": Q[0, 0]},
+            ValueError,
+            r"target to be of shape \(1, 4, 7\), got shape \(\)",
+        ),
         # bias, class_weight
         ({"bias": torch.ones(6)}, ValueError, r"bias to be of shape \(V,\) = \(7,\), got .*\(6,\)"),
         ({"bias": torch.ones(7, 1)}, ValueError, r"bias to be of shape .* got shape \(7, 1\)"),
@@ -1069,6 +1085,8 @@ Q = torch.rand(4, 7).softmax(1)
         ({"softcap": -1.0}, ValueError, r"softcap to be positive and finite, got -1.0"),
         ({"softcap": math.inf}, ValueError, r"softcap to be positive and finite, got inf"),
         ({"softcap": math.nan}, ValueError, r"softcap to be positive and finite, got nan"),
+        ({"softcap": "1"}, TypeError, r"softcap to be a number, got str"),
+        ({"softcap": torch.tensor(1.0)}, TypeError, r"softcap to be a number, got Tensor"),
         ({"reduction": "avg"}, ValueError, r"reduction to be 'none', 'mean' or 'sum', got 'avg'"),
         # gradients that there are not
         (

@@ -51,13 +51,14 @@ struct Targets {
     const auto weight = [&](std::int64_t j) {
       return in.class_weight == nullptr ? 1.0 : in.class_weight[j];
     };
-    mass = 0;
+    double total = 0;
     for (std::int64_t j = 0; j < q.padded_keys(); ++j) {
       const double c = j < in.M ? weight(j) : 0.0;
       share[j] = T((1 - e) * c);
       uniform[j] = T(c * e / double(in.M));
-      mass += c * e / double(in.M);
+      total += c;  // exact without class weights; a sum of e / V would drift by V roundings
     }
+    mass = total * e / double(in.M);
     for (std::int64_t i = 0; i < q.padded_rows(); ++i) {
       const bool given = i < in.N && in.target != nullptr;
       kept[i] = given ? T((1 - e) * weight(in.target[i])) : T(0);

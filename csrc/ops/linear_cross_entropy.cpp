@@ -44,6 +44,8 @@ void check_per_class(const char* name, const Tensor& t, const Arguments& a) {
 
 void check_target(const Arguments& a) {
   const Tensor& t = a.target;
+  SSLKERN_CHECK(TYPE, t.layout() == at::kStrided, kOp, "target", "a dense tensor", "layout ",
+                t.layout(), ". Call .to_dense() first.");
   SSLKERN_CHECK(VALUE, t.device() == a.input.device(), kOp, "target",
                 c10::str("on the device of input, ", a.input.device().str()), t.device().str());
   SSLKERN_CHECK(TYPE, t.scalar_type() == at::kLong || is_supported_float(t.scalar_type()), kOp,

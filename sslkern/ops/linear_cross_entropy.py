@@ -95,7 +95,7 @@ def linear_cross_entropy(
         check_positive_number(softcap, "softcap", _OP)
     _refuse_gradient(target, "target")
     _refuse_gradient(class_weight, "class_weight")
-    rows, targets, shape = _flatten(input, target)
+    rows, targets, shape = _flatten(input, weight, target)
     inputs = (rows, weight, bias)
     options = (targets, class_weight, ignore_index, label_smoothing, softcap or 0.0)
     if reduction == "none":
@@ -143,21 +143,19 @@ def _refuse_gradient(value: Tensor | None, name: str) -> None:
         )
 
 
-def _flatten(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+def _flatten(input: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
     """The rows and their targets, without leading dimensions, and the shape of the losses."""
     shape = input.shape[:-1]
     if input.dim() <= 2:
         return input, target, shape
-    expected = shape if not target.is_floating_point() else (*shape, target.shape[-1])
-    if target.shape != expected:
+    columns = weight.shape[:1] if target.is_floating_point() else ()
+    if target.shape != (*shape, *columns):
         raise ValueError(
-            f"sslkern::{_OP}: expected target to be of shape {tuple(expected)}, "
+            f"sslkern::{_OP}: expected target to be of shape {(*shape, *columns)}, "
             f"got shape {tuple(target.shape)}"
         )
-    rows = input.reshape(-1, input.shape[-1])
-    if not target.is_floating_point():
-        return rows, target.reshape(-1), shape
-    return rows, target.reshape(-1, target.shape[-1]), shape
+    rows = shape.numel()
+    return input.reshape(rows, input.shape[-1]), target.reshape(rows, *columns), shape
 
 
 def _divisor(
