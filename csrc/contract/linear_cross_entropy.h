@@ -40,7 +40,7 @@ struct LinearCrossEntropyFwd {
   LinearCrossEntropyInput in;
   void* loss;          // (N) float64 for float64, else float32
   double* sum;         // scalar, of the losses
-  double* stats;       // (N, 2) lse_i and m_i
+  double* stats;       // (N, 2) lse_i log2(e) and m_i
   std::int64_t chunk;  // rows at a time, > 0; 0: no gradients
   void* grad_input;    // (N, D) like loss; null if not wanted
   void* grad_weight;   // (V, D) like loss; null if not wanted

@@ -267,7 +267,7 @@ void write_row(const LinearCrossEntropyFwd& p, const Forward<T>& f, std::int64_t
   const double lse = math::lse_log2(c.lse);
   const double mass = p.in.target == nullptr ? c.mass : double(f.targets.kept[i]) + f.targets.mass;
   static_cast<T*>(p.loss)[i] = T((mass * lse - c.dot) * kLn2);
-  p.stats[2 * i] = lse * kLn2;
+  p.stats[2 * i] = lse;
   p.stats[2 * i + 1] = mass;
 }
 
@@ -338,7 +338,7 @@ void prepare_row(const Input& in, const Backward<T>& b, const T* g, const double
   }
   const double gradient = g == nullptr ? 1.0 : double(g[i]) / b.sums.unit;
   b.gradient[i] = T(gradient);
-  b.rows.set(i, gradient * stats[2 * i + 1], stats[2 * i]);
+  b.rows.set_log2(i, gradient * stats[2 * i + 1], stats[2 * i]);
 }
 
 // Tile (I, J) of G, in the place of its logits where those were kept.

@@ -136,7 +136,10 @@ struct SoftmaxRows {
   }
 
   void set(std::int64_t i, double gradient, double lse) const {
-    const double log2_sum = lse * kLog2E;
+    set_log2(i, gradient, lse * kLog2E);
+  }
+
+  void set_log2(std::int64_t i, double gradient, double log2_sum) const {
     g[i] = T(gradient);
     weight[i] = T(gradient * __builtin_exp2(-log2_sum));
     lse_high[i] = T(log2_sum);
