@@ -79,17 +79,23 @@ SSLKERN_INLINE Vec<T> probabilities(const Input& in, std::int64_t i, std::int64_
   return q;
 }
 
+// Which lane of the vector at (i, j) is the target.
+template <class T>
+SSLKERN_INLINE auto is_target(const Input& in, std::int64_t i, std::int64_t j) {
+  using Int = typename Simd<T>::Int;
+  const Int lane = Int((i < in.N ? in.target[i] : std::int64_t(-1)) - j);
+  return lane_index<T>() == IntVec<T>{} + lane;
+}
+
 // t_ij of one vector.
 template <class T>
 SSLKERN_INLINE Vec<T> target_vector(const Input& in, const Targets<T>& t, std::int64_t i,
                                     std::int64_t j) {
-  using Int = typename Simd<T>::Int;
   Vec<T> result{};
   if (in.target == nullptr) {
     result = probabilities<T>(in, i, j) * load(t.share + j);
   } else {
-    const Int lane = Int((i < in.N ? in.target[i] : std::int64_t(-1)) - j);
-    result = lane_index<T>() == IntVec<T>{} + lane ? splat(t.kept[i]) : result;
+    result = is_target<T>(in, i, j) ? splat(t.kept[i]) : result;
   }
   return in.label_smoothing > 0 ? result + load(t.uniform + j) : result;
 }
@@ -111,15 +117,17 @@ bool stays_bounded(const Input& in, const Queries<T>& q) {
   return (in.softcap > 0 && in.softcap * kLog2E <= kBound) || is_bounded<T>(in, q);
 }
 
-// What one row collects: the sum over its exponentials, sum_j t_ij x_ij and sum_j t_ij.
+// What one row collects over its exponentials and targets. With a target index its logit comes
+// without its coefficient, which multiplies it in double at last: lse and logit nearly cancel.
 struct Collected {
   math::OnlineLse lse;
-  double dot, mass;
+  double dot;    // sum_j t_ij x_ij, but for the target index
+  double other;  // sum_j t_ij, or the logit of the target index
 };
 
 template <class T>
 struct TargetSums {
-  alignas(kVectorBytes) T dot[kMaxTile][kWidth<T>], mass[kMaxTile][kWidth<T>];
+  alignas(kVectorBytes) T dot[kMaxTile][kWidth<T>], other[kMaxTile][kWidth<T>];
 };
 
 template <class T>
@@ -166,14 +174,19 @@ void add_targets(const Input& in, const Forward<T>& f, const MicroTile<T>& m, st
                  std::int64_t column, TargetSums<T>& sums) {
   const Vec<T> zero{};
   for (int r = 0; r < kMicroRows; ++r) {
-    Vec<T> dot = load(sums.dot[m.i + r]), mass = load(sums.mass[m.i + r]);
+    Vec<T> dot = load(sums.dot[m.i + r]), other = load(sums.other[m.i + r]);
     for (int q = 0; q < kMicroCols<T>; q += kWidth<T>) {
-      const Vec<T> t = target_vector<T>(in, f.targets, row + r, column + q);
-      dot += t != zero ? t * load(m.c + r * m.ldc + q) : zero;
-      mass += t;
+      const Vec<T> x = load(m.c + r * m.ldc + q);
+      Vec<T> t = load(f.targets.uniform + column + q);
+      if (in.target == nullptr) {
+        other += t = target_vector<T>(in, f.targets, row + r, column + q);
+      } else {
+        other += is_target<T>(in, row + r, column + q) ? x : zero;
+      }
+      dot += t != zero ? t * x : zero;
     }
     store(sums.dot[m.i + r], dot);
-    store(sums.mass[m.i + r], mass);
+    store(sums.other[m.i + r], other);
   }
 }
 
@@ -217,7 +230,7 @@ SSLKERN_INLINE void merge(Collected& to, const Collected& from, bool fresh) {
   if (fresh) to = Collected{{0, 0}, 0, 0};
   to.lse = math::lse_merge(to.lse, from.lse);
   to.dot += from.dot;
-  to.mass += from.mass;
+  to.other += from.other;
 }
 
 // The logits of all tiles of some rows.
@@ -251,7 +264,7 @@ void sum_tiles(const Input& in, const Forward<T>& f, const Kept<T>& kept) {
       for (std::int64_t i = 0; i < f.q.rows_of(I); ++i) {
         merge(lane[i],
               {s.sums->row(i), horizontal_sum<T>(load(s.target->dot[i])),
-               horizontal_sum<T>(load(s.target->mass[i]))},
+               horizontal_sum<T>(load(s.target->other[i]))},
               fresh);
       }
       f.q.pass(J, I);
@@ -265,8 +278,12 @@ void write_row(const LinearCrossEntropyFwd& p, const Forward<T>& f, std::int64_t
   Collected& c = f.rows[i];
   for (std::int64_t lane = 1; lane < f.q.lanes; ++lane) merge(c, f.rows[lane * p.in.N + i], false);
   const double lse = math::lse_log2(c.lse);
-  const double mass = p.in.target == nullptr ? c.mass : double(f.targets.kept[i]) + f.targets.mass;
-  static_cast<T*>(p.loss)[i] = T((mass * lse - c.dot) * kLn2);
+  double mass = c.other, dot = c.dot;
+  if (p.in.target != nullptr) {
+    mass = double(f.targets.kept[i]) + f.targets.mass;
+    dot += double(f.targets.kept[i]) * c.other;
+  }
+  static_cast<T*>(p.loss)[i] = T((mass * lse - dot) * kLn2);
   p.stats[2 * i] = lse;
   p.stats[2 * i + 1] = mass;
 }

@@ -79,8 +79,9 @@ void check_arguments(const Arguments& a) {
   if (a.class_weight) check_per_class("class_weight", *a.class_weight, a);
   SSLKERN_CHECK(VALUE, a.label_smoothing >= 0 && a.label_smoothing <= 1, kOp, "label_smoothing",
                 "in [0, 1]", a.label_smoothing);
-  SSLKERN_CHECK(VALUE, a.softcap >= 0 && a.softcap <= std::numeric_limits<double>::max(), kOp,
-                "softcap", "positive and finite", a.softcap);
+  // What its float32 reciprocal can hold.
+  SSLKERN_CHECK(VALUE, a.softcap == 0 || (a.softcap >= 1e-30 && a.softcap <= 1e30), kOp, "softcap",
+                "in [1e-30, 1e30]", a.softcap);
 }
 
 // What the kernels read; keeps the tensors alive. Rows to be ignored are gone.

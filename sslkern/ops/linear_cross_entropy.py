@@ -50,9 +50,9 @@ def linear_cross_entropy(
         weight: One row per class, (V, D), of the dtype of ``input``.
         target: Class of each row, (N,) or (...) int64, or probabilities of the classes, (N, V) or
             (..., V); float32 ones (float64 for float64 ``input``) are read in place. No gradient.
-        bias: Added to the logits of each class, (V,).
-        ignore_index: Rows with this target have loss 0 and take no part in the mean. Without
-            effect on probabilities.
+        bias: Added to the logits of each class, (V,); -inf bans a class.
+        ignore_index: Rows with this target have loss 0 and take no part in the mean, whatever
+            ``input`` holds there. Without effect on probabilities.
         label_smoothing: Part of the target spread evenly over the classes, in [0, 1].
         class_weight: Weight of each class, (V,), not negative. No gradient.
         softcap: Where given, the logits become softcap * tanh(logits / softcap); positive.
@@ -91,6 +91,11 @@ def linear_cross_entropy(
         if option is not None:
             check_tensor(option, name, _OP)
     check_reduction(reduction, _OP)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(
+            f"sslkern::{_OP}: expected ignore_index to be an integer, "
+            f"got {type(ignore_index).__name__}"
+        )
     if softcap is not None:
         check_positive_number(softcap, "softcap", _OP)
     _refuse_gradient(target, "target")
