@@ -41,7 +41,7 @@ struct InfoNceFwd {
   InfoNceInput in;
   void* loss;         // (N) float64 for float64, else float32
   void* loss_col;     // (M) like loss; null unless symmetric
-  double* stats;      // (N, 2) lse_i and |A_i|
+  double* stats;      // (N, 2) lse_i log2(e) and |A_i|
   double* stats_col;  // (M, 2) likewise; null unless symmetric
   void* grad_query;   // (N, D) like loss: the gradient of sum_i loss_i; null if not wanted.
                       // Not with symmetric

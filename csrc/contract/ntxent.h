@@ -39,14 +39,15 @@ struct NtxentInput {
 struct NtxentFwd {
   NtxentInput in;
   void* loss;       // (N) float64 for float64, else float32
-  double* lse;      // (N) float64 always: float32 would cost the gradient of easy pairs its digits
+  double* lse;      // (N) lse_i log2(e), float64 always: float32 would cost the gradient of easy
+                    // pairs its digits
   void* workspace;  // ntxent_fwd_workspace() bytes, aligned to a cache line
   int threads;      // > 0
 };
 
 struct NtxentBwd {
   NtxentInput in;
-  const double* lse;         // (N) from the forward pass
+  const double* lse;         // (N) lse_i log2(e) from the forward pass
   const void* grad_loss;     // (N) float64 for float64, else float32
   void* grad_z_a;            // (B, D) of dtype, contiguous
   void* grad_z_b;            // (B, D) of dtype, contiguous

@@ -215,7 +215,7 @@ void write_loss(const InfoNceInput& in, const Collected& c, double target, doubl
   double value = in.target == nullptr ? lse : e == 0 ? lse - target : lse - (1 - e) * target;
   if (e > 0) value -= e * c.logits / c.allowed;
   *loss = T(value * kLn2);
-  stats[0] = lse * kLn2;
+  stats[0] = lse;
   stats[1] = c.allowed;
 }
 
@@ -295,7 +295,7 @@ void prepare(const SoftmaxRows<T>& rows, T* uniform, std::int64_t i, std::int64_
     uniform[i] = T(0);
     return rows.clear(i);
   }
-  rows.set(i, g, stats[2 * i]);
+  rows.set_log2(i, g, stats[2 * i]);
   uniform[i] = label_smoothing > 0 ? T(g * label_smoothing / stats[2 * i + 1]) : T(0);
 }
 

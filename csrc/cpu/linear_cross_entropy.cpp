@@ -358,10 +358,10 @@ void prepare_row(const Input& in, const Backward<T>& b, const T* g, const double
   b.rows.set_log2(i, gradient * stats[2 * i + 1], stats[2 * i]);
 }
 
-// Tile (I, J) of G, in the place of its logits where those were kept.
+// Tile (I, J) of G, from its logits where those were kept.
 template <class T, bool kBounded, bool kKept>
 void gradient_tile(const Input& in, const Backward<T>& b, const GradientScratch<T>& s,
-                   std::int64_t I) {
+                   std::int64_t I, const T* kept) {
   const std::int64_t row0 = I * b.q.x.tile, col0 = s.k.first;
   const bool capped = in.softcap > 0;
   const Vec<T> one = splat(T(1)), inverse = splat(T(capped ? 1 / (in.softcap * kLog2E) : 0));
@@ -390,6 +390,10 @@ void gradient_tile(const Input& in, const Backward<T>& b, const GradientScratch<
     constexpr int P = kTilePitch<T>;
     for (int i = 0; i < rows; i += kMicroRows) {
       for (int j = 0; j < cols; j += kMicroCols<T>) {
+        // A copy in the cache: G in the place of the logits would have to go back to memory.
+        for (int r = i; r < i + kMicroRows; ++r) {
+          __builtin_memcpy(s.tile + r * P + j, kept + r * P + j, kMicroCols<T> * sizeof(T));
+        }
         finish(MicroTile<T>{s.tile + i * P + j, P, i, j});
       }
     }
@@ -406,10 +410,10 @@ void differentiate(const Input& in, const Backward<T>& b, const Kept<T>& kept, c
   for (std::int64_t i = 0; i < b.q.padded_rows(); ++i) prepare_row<T>(in, b, g, stats, i);
   const bool bounded = stays_bounded<T>(in, b.q);
   auto scratch = b.scratch();
-  const auto make_tile = [&](GradientScratch<T>& s, std::int64_t I) {
-    if constexpr (kKept) s.tile = kept.tile(I, s.k.J);
-    bounded ? gradient_tile<T, true, kKept>(in, b, s, I)
-            : gradient_tile<T, false, kKept>(in, b, s, I);
+  const auto make_tile = [&](const GradientScratch<T>& s, std::int64_t I) {
+    const T* logits = kKept ? kept.tile(I, s.k.J) : nullptr;
+    bounded ? gradient_tile<T, true, kKept>(in, b, s, I, logits)
+            : gradient_tile<T, false, kKept>(in, b, s, I, logits);
   };
   accumulate_gradient<T, E, Element>(in, b.q, b.sums, scratch, out, make_tile, Nothing{});
 }

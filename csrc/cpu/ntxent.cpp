@@ -134,7 +134,7 @@ void forward(const NtxentFwd& p) {
 #pragma omp for schedule(static)
     for (std::int64_t i = 0; i < 2 * p.in.B; ++i) {
       const double lse = math::lse_log2(f.lse[i]);
-      p.lse[i] = lse * kLn2;
+      p.lse[i] = lse;
       static_cast<T*>(p.loss)[i] = T((lse - double(f.positive[i])) * kLn2);
     }
   }
@@ -160,7 +160,7 @@ struct Backward {
 template <class T>
 void prepare_row(const Backward<T>& w, const NtxentBwd& p, std::int64_t i) {
   if (i >= w.rows.z.rows) return w.softmax.clear(i);
-  w.softmax.set(i, double(static_cast<const T*>(p.grad_loss)[i]) / w.grad.unit, p.lse[i]);
+  w.softmax.set_log2(i, double(static_cast<const T*>(p.grad_loss)[i]) / w.grad.unit, p.lse[i]);
 }
 
 // Tile (I, J) of G, strictly above the diagonal; zero elsewhere.
