@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from sslkern import reference
 from sslkern.bench import harness
 from sslkern.cli import bench, verify
 from sslkern.cli.main import main
+from sslkern.ops.supcon import VARIANTS
+from sslkern.verification.forms import FORMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +64,7 @@ WRONG_USE = [
     (["bench", "--contenders", "eager,egger"], "got 'egger'"),
     (["bench", "--plot", "picture.doc"], "expected a .png, .svg or .pdf file, got picture.doc"),
     (["verify", "--dtype", "half"], "got 'half'"),
+    (["verify", "--op", "triplet"], "invalid choice: 'triplet'"),
     (["verify", "--device", "abacus"], "argument --device: cannot use 'abacus'"),
 ]
 
@@ -202,15 +206,103 @@ def test_bench_uses_the_threads_asked_for(capsys, tmp_path, monkeypatch):
 # --- verify ---------------------------------------------------------------------------------------
 
 
+FUNCTIONS = sorted({form.function for form in FORMS})
+NOT_A_KERNEL = {
+    "estimate_log_normalizer"
+}  # a log-sum-exp of PyTorch; a loss that uses it has a form
+
+
+def misses_of(function, capsys):
+    """What ``verify --op`` prints of a function in float32, without "miss: "."""
+    assert call("verify", "--dtype", "float32", "--op", function.removesuffix("_loss")) == 1
+    lines = capsys.readouterr().out.splitlines()
+    return [line.removeprefix("miss: ") for line in lines if line.startswith("miss: ")]
+
+
+def test_verify_has_a_form_for_every_operator():
+    assert set(FUNCTIONS) == set(sslkern.ops.__all__) - NOT_A_KERNEL
+    assert {form.about for form in FORMS if form.op == "supcon"} == set(VARIANTS)
+    assert len({form.name for form in FORMS}) == len(FORMS)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_verify_has_a_size_of_terms_for_every_quantity(form):
+    """Even where the errors happen to be small."""
+    setting = next(verify._settings(form, [torch.float32]))
+    inputs = verify._inputs(setting, (6, 8), torch.device("cpu"))
+    results = verify._evaluate(getattr(sslkern, form.function), inputs, setting)
+    exact = {name: verify._cast(x, torch.float64) for name, x in inputs.items()}
+    terms = form.terms(verify._case(setting, exact, results[form.result]))
+    assert set(results) <= set(terms.sizes)
+
+
 @pytest.mark.usefixtures("small_checks")
 def test_verify_passes_for_the_kernel_in_every_dtype(capsys):
     assert call("verify") == 0
     output = capsys.readouterr().out
     for dtype in ("float64", "float32", "bfloat16", "float16"):
         assert dtype in output
-    for name in ("ntxent", "info_nce", "info_nce, symmetric", "info_nce, negatives"):
-        assert f"{name}: part of the allowed error" in output
-    assert "272 of 272 comparisons passed" in output
+    for form in FORMS:
+        assert f"{form.name}: part of the allowed error" in output
+    assert re.search(r"^(\d+) of \1 comparisons passed$", output, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("small_checks")
+def test_verify_of_one_op_compares_every_quantity(capsys):
+    """2 sizes of 5 quantities, in float32, for a loss without temperature and normalisation."""
+    assert call("verify", "--op", "siglip", "--dtype", "float32") == 0
+    output = capsys.readouterr().out
+    titles = [line for line in output.splitlines() if ": part of the allowed error" in line]
+    assert [title.split(":")[0] for title in titles] == [
+        "siglip",
+        "siglip, mean",
+        "siglip, negatives only",
+    ]
+    for heading in ("loss", "image_features", "text_features", "logit_scale", "logit_bias"):
+        assert heading in output
+    assert "normalize" not in output
+    assert "30 of 30 comparisons passed" in output
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.usefixtures("small_checks")
+def test_verify_misses_a_wrong_value_of_any_op(function, capsys, monkeypatch):
+    definition = getattr(reference, function)
+    monkeypatch.setattr(sslkern, function, lambda *a, **k: definition(*a, **k) * 1.001)
+    found = {line.split(", float32")[0] for line in misses_of(function, capsys)}
+    expected = {f"{form.name} {form.result}" for form in FORMS if form.function == function}
+    assert expected <= found
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.usefixtures("small_checks")
+def test_verify_misses_a_wrong_gradient_of_any_op(function, capsys, monkeypatch):
+    """Of every input: all are a thousandth too small, and the value is right."""
+    definition = getattr(reference, function)
+
+    def damped(*args, **options):
+        value = definition(*args, **options)
+        return value + 0.001 * (value.detach() - value)
+
+    monkeypatch.setattr(sslkern, function, damped)
+    found = {line.split(", float32")[0] for line in misses_of(function, capsys)}
+    for form in (form for form in FORMS if form.function == function):
+        inputs = verify._leaves(form, form.inputs(6, 8, torch.Generator()))
+        parameter = [form.parameter.name] if form.parameter is not None else []
+        expected = {f"{form.name} grad {name}" for name in [*inputs, *parameter]}
+        assert expected == {name for name in found if name.startswith(f"{form.name} ")}
+
+
+# Option -> the forms that depend on it.
+OPTIONS = [
+    ("info_nce_loss", "symmetric", {"info_nce, symmetric"}),
+    ("info_nce_loss", "negatives", {"info_nce, negatives", "info_nce, queue"}),
+    ("siglip_loss", "negative_only", {"siglip, negatives only"}),
+    ("supcon_loss", "variant", {"supcon, in", "supcon, in_sum", "supcon, pairwise"}),
+    ("linear_cross_entropy", "softcap", {"linear_cross_entropy, softcap"}),
+    ("soft_cross_entropy", "center", {"soft_cross_entropy, center"}),
+    ("sampled_nce_loss", "log_normalizer", {"sampled_nce"}),
+]
 
 
 @pytest.mark.usefixtures("small_checks")
@@ -222,19 +314,23 @@ def test_verify_misses_a_kernel_that_is_a_little_off(capsys, monkeypatch):
     assert call("verify", "--dtype", "float32") == 1
     output = capsys.readouterr().out
     assert "MISS" in output
-    assert "miss: ntxent loss, float32, 62x33, normalize=True, temperature 0.1: " in output
+    assert "miss: ntxent loss, float32, 62x33, normalize=True, temperature=0.1: " in output
 
 
+@pytest.mark.parametrize(("function", "option", "names"), OPTIONS)
 @pytest.mark.usefixtures("small_checks")
-def test_verify_misses_a_wrong_form_of_an_op(capsys, monkeypatch):
-    def in_one_direction(*args, symmetric=False, **options):
-        return reference.info_nce_loss(*args, **options)
+def test_verify_misses_an_option_without_effect(function, option, names, capsys, monkeypatch):
+    definition = getattr(reference, function)
 
-    monkeypatch.setattr(sslkern, "info_nce_loss", in_one_direction)
-    assert call("verify", "--dtype", "float32") == 1
-    misses = [line for line in capsys.readouterr().out.splitlines() if line.startswith("miss: ")]
-    assert misses
-    assert all(line.startswith("miss: info_nce, symmetric ") for line in misses)
+    def without(*args, **options):
+        ignored = options.pop(option, None)
+        value = definition(*args, **options)
+        has_gradient = isinstance(ignored, torch.Tensor) and ignored.requires_grad
+        return value + 0 * ignored.sum() if has_gradient else value
+
+    monkeypatch.setattr(sslkern, function, without)
+    misses = misses_of(function, capsys)
+    assert {line.split(" loss, ")[0] for line in misses if " loss, " in line} == names
 
 
 @pytest.mark.usefixtures("small_checks")

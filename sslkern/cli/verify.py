@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,10 +15,13 @@ from sslkern import reference
 from sslkern.accuracy import Agreement, compare
 from sslkern.cli import arguments
 from sslkern.cli.errors import UserError
+from sslkern.verification.forms import FORMS, Form
+from sslkern.verification.terms import Case, Values
 
 DESCRIPTION = """\
-Compares every op with its float64 reference: values and all gradients, at ragged sizes, with and
-without normalisation, at temperatures down to 0.005. The rule is the same everywhere:
+Compares every op with its float64 reference: values and all gradients, at ragged sizes; where the
+op has them, with and without normalisation, at temperatures down to 0.005 (logit scales up to 200).
+The rule is the same everywhere:
 
   error of the kernel <= 2 * error of eager PyTorch in the same dtype + floor of the dtype
 
@@ -28,40 +31,8 @@ miss. The exit code is 1 if anything missed."""
 SIZES = ((2, 3), (6, 8), (62, 33), (130, 127), (258, 130))
 """N x D, around and away from the edges of vector registers and tiles."""
 TEMPERATURES = (0.5, 0.1, 0.005)
-LARGEST_LOGIT = 200
-"""Of unit rows at the lowest temperature; the rounding of larger ones grows with them."""
 
-Values = dict[str, Tensor]
 LossFn = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Form:
-    """A way to call an op, with a table of its own."""
-
-    op: str
-    about: str
-    rows: Callable[[int], dict[str, int]]
-    """N -> the matrices it takes and the rows of each."""
-    options: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """As in the title of the table."""
-        return f"{self.op}, {self.about}" if self.about else self.op
-
-    @property
-    def quantities(self) -> tuple[str, ...]:
-        """What is compared."""
-        return ("loss", *(f"grad {name}" for name in (*self.rows(2), "temperature")))
-
-
-FORMS = (
-    Form("ntxent", "", lambda n: {"z_a": n // 2, "z_b": n // 2}),
-    Form("info_nce", "", lambda n: {"query": n, "key": n}),
-    Form("info_nce", "symmetric", lambda n: {"query": n, "key": n}, {"symmetric": True}),
-    Form("info_nce", "negatives", lambda n: {"query": n, "key": n, "negatives": 2 * n + 1}),
-)
 
 
 @dataclass(frozen=True)
@@ -70,8 +41,26 @@ class Setting:
 
     form: Form
     dtype: torch.dtype
-    normalize: bool
-    temperature: float
+    normalize: bool | None
+    """None where the form has no such option; likewise the temperature."""
+    temperature: float | None
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """Its columns, by the names that the operator uses."""
+        named: dict[str, object] = {}
+        if self.normalize is not None:
+            named["normalize"] = self.normalize
+        if self.form.parameter is not None:
+            named[self.form.parameter.name] = self.value
+        return named
+
+    @property
+    def value(self) -> float:
+        """Of the form's parameter; 1 if it has none."""
+        if self.form.parameter is None or self.temperature is None:
+            return 1.0
+        return self.form.parameter.of(self.temperature)
 
 
 @dataclass(frozen=True)
@@ -98,6 +87,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="DTYPE",
         help=f"only one of {', '.join(arguments.DTYPES)}; default: all",
     )
+    parser.add_argument(
+        "--op",
+        choices=list(dict.fromkeys(form.op for form in FORMS)),
+        metavar="OP",
+        help="only one of %(choices)s; default: all",
+    )
     parser.set_defaults(run=run)
 
 
@@ -108,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     dtypes = [args.dtype] if args.dtype is not None else list(arguments.DTYPES.values())
     lines = []
     for form in FORMS:
+        if args.op not in (None, form.op):
+            continue
         table = [(s, list(_checks(s, device))) for s in _settings(form, dtypes)]
         _print_table(form, table, device)
         lines += table
@@ -128,74 +125,91 @@ def _device(text: str) -> torch.device:
     return device
 
 
-def _fused(op: str) -> LossFn:
+def _fused(form: Form) -> LossFn:
     try:
-        fused: LossFn = getattr(sslkern, f"{op}_loss")
+        fused: LossFn = getattr(sslkern, form.function)
     except (AttributeError, ImportError) as error:
-        raise UserError(f"no {op} to verify ({error}); see python -m sslkern info") from None
+        raise UserError(f"no {form.op} to verify ({error}); see python -m sslkern info") from None
     return fused
 
 
 def _settings(form: Form, dtypes: list[torch.dtype]) -> Iterator[Setting]:
-    for dtype, normalize, temperature in itertools.product(dtypes, (True, False), TEMPERATURES):
-        yield Setting(form, dtype, normalize, temperature)
+    normalize = (True, False) if form.normalizes else (None,)
+    temperatures = TEMPERATURES if form.parameter is not None else (None,)
+    for values in itertools.product(dtypes, normalize, temperatures):
+        yield Setting(form, *values)
 
 
 def _checks(setting: Setting, device: torch.device) -> Iterator[Check]:
     """Compare all quantities at all sizes."""
-    op = setting.form.op
-    fused, definition = _fused(op), getattr(reference, f"{op}_loss")
+    form = setting.form
+    fused, definition = _fused(form), getattr(reference, form.function)
     for size in SIZES:
         inputs = _inputs(setting, size, device)
-        exact = {name: x.double() for name, x in inputs.items()}
+        exact = {name: _cast(x, torch.float64) for name, x in inputs.items()}
         expected = _evaluate(definition, exact, setting)
         eager = _evaluate(definition, inputs, setting)
         actual = _evaluate(fused, inputs, setting)
-        for name in setting.form.quantities:
-            scale = _scale(name, expected, exact, setting)
-            agreement = compare(actual[name], eager[name], expected[name], scale=scale)
-            yield Check(name, size, agreement)
+        terms = form.terms(_case(setting, exact, expected[form.result]))
+        for name, reference_value in expected.items():
+            half = actual[name].dtype.itemsize == 2
+            # The floor of a half gradient is that of storing it, whatever the logits.
+            term = terms.sizes[name] * (1.0 if half else terms.beyond)
+            scale = max(term, float(reference_value.abs().max()))
+            agreement = compare(actual[name], eager[name], reference_value, scale=scale)
+            yield Check(_title(form, name), size, agreement)
 
 
 def _inputs(setting: Setting, size: tuple[int, int], device: torch.device) -> Values:
-    """Matrices with rows of norm about 1, and the temperature in the dtype of the arithmetic."""
+    """Those of the form in the dtype, and numbers in that of the arithmetic."""
     n, dim = size
     generator = torch.Generator().manual_seed(1000 * n + dim)
-    inputs = {}
-    for name, rows in setting.form.rows(n).items():
-        z = torch.randn(rows, dim, generator=generator, dtype=torch.float64) / dim**0.5
-        inputs[name] = z.to(device=device, dtype=setting.dtype)
-    working = torch.promote_types(setting.dtype, torch.float32)
-    return inputs | {"temperature": torch.tensor(setting.temperature, dtype=working, device=device)}
+    inputs = setting.form.inputs(n, dim, generator)
+    if setting.form.parameter is not None:
+        value = torch.tensor(setting.value, dtype=torch.float64)
+        inputs[setting.form.parameter.name] = value
+    return {name: _cast(x, setting.dtype).to(device) for name, x in inputs.items()}
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    return x.to(dtype if x.dim() else torch.promote_types(dtype, torch.float32))
+
+
+def _leaves(form: Form, inputs: Values) -> list[str]:
+    """What has a gradient."""
+    return [k for k, x in inputs.items() if x.is_floating_point() and k not in form.constants]
 
 
 def _evaluate(loss_fn: LossFn, inputs: Values, setting: Setting) -> Values:
-    """Loss of every row, and the gradients of their mean."""
-    leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
-    options = {"normalize": setting.normalize, "reduction": "none", **setting.form.options}
-    loss = loss_fn(**leaves, **options)
-    grads = torch.autograd.grad(loss.mean(), list(leaves.values()))
-    return dict(zip(setting.form.quantities, (loss.detach(), *grads), strict=True))
+    """The result, and the gradients of its mean, by name."""
+    form = setting.form
+    names = _leaves(form, inputs)
+    leaves = {name: inputs[name].detach().requires_grad_() for name in names}
+    options = dict(form.options)
+    if setting.normalize is not None:
+        options["normalize"] = setting.normalize
+    result = loss_fn(**(inputs | leaves), **options)
+    grads = torch.autograd.grad(result.mean(), list(leaves.values()))
+    return {form.result: result.detach()} | dict(zip(names, grads, strict=True))
 
 
-def _scale(name: str, expected: Values, inputs: Values, setting: Setting) -> float:
-    """What errors are relative to: the size of the terms where these nearly cancel.
+def _case(setting: Setting, exact: Values, result: Tensor) -> Case:
+    parameter = setting.form.parameter
+    first = next(iter(exact.values()))
+    return Case(
+        exact,
+        losses=len(result) if result.dim() else len(first),
+        normalize=bool(setting.normalize),
+        parameter=parameter.name if parameter is not None else "",
+        value=setting.value,
+        factor=1 / setting.temperature if setting.temperature is not None else 1.0,
+    )
 
-    Where the positive dominates, a loss and its gradients are small differences of terms that are
-    each rounded at their own size: 1 for the loss; |z| / temperature for a row's gradient, from its
-    own loss and from those of others, each a mean over N; max |z|^2 / temperature^2 for d loss /
-    d temperature = (E[s] - s_positive) / temperature. The rule's floor is for logits up to 200.
-    """
-    matrices = [x for x in inputs.values() if x.dim() == 2]
-    longest = 1.0 if setting.normalize else max(float(x.norm(dim=1).max()) for x in matrices)
-    if name == "loss":
-        terms = 1.0
-    elif name == "grad temperature":
-        terms = longest**2 / setting.temperature**2
-    else:
-        terms = 2 * longest / setting.temperature / len(expected["loss"])
-    beyond = max(1.0, longest**2 / setting.temperature / LARGEST_LOGIT)
-    return max(beyond * terms, float(expected[name].abs().max()))
+
+def _title(form: Form, name: str) -> str:
+    return name if name == form.result else f"grad {name}"
 
 
 def _print_table(
@@ -206,39 +220,50 @@ def _print_table(
 
     from sslkern.bench.table import stdout_console
 
-    table = Table(
-        title=f"{form.name}: part of the allowed error that was used, {device}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for heading in ("dtype", "normalize", "temperature"):
+    table = Table(box=box.SIMPLE_HEAD)
+    setting, checks = lines[0]
+    for heading in ("dtype", *setting.arguments):
         table.add_column(heading)
-    for heading in (*form.quantities, "result"):
+    for heading in (*_quantities(checks), "result"):
         table.add_column(heading, justify="right")
     for setting, checks in lines:
         table.add_row(*_cells(setting, checks))
-    stdout_console().print(table)
+    console = stdout_console()
+    title = f"{form.name}: part of the allowed error that was used, {device}"
+    console.print(title, style="italic", highlight=False)
+    console.print(table)
+
+
+def _quantities(checks: list[Check]) -> list[str]:
+    """What was compared, in order."""
+    return list(dict.fromkeys(check.quantity for check in checks))
 
 
 def _cells(setting: Setting, checks: list[Check]) -> list[str]:
-    used = {
-        name: max(c.agreement.allowance_used for c in checks if c.quantity == name)
-        for name in setting.form.quantities
-    }
+    used = (
+        max(c.agreement.allowance_used for c in checks if c.quantity == name)
+        for name in _quantities(checks)
+    )
     passed = all(check.agreement.passed for check in checks)
     return [
         str(setting.dtype).removeprefix("torch."),
-        "yes" if setting.normalize else "no",
-        str(setting.temperature),
-        *(f"{part:.0%}" for part in used.values()),
+        *(_word(value) for value in setting.arguments.values()),
+        *(f"{part:.0%}" for part in used),
         "[green]pass[/green]" if passed else "[bold red]MISS[/bold red]",
     ]
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}"
 
 
 def _describe_miss(setting: Setting, check: Check) -> str:
     dtype = str(setting.dtype).removeprefix("torch.")
     rows, dim = check.size
+    arguments = "".join(f", {name}={value}" for name, value in setting.arguments.items())
     return (
-        f"miss: {setting.form.name} {check.quantity}, {dtype}, {rows}x{dim},"
-        f" normalize={setting.normalize}, temperature {setting.temperature}: {check.agreement}"
+        f"miss: {setting.form.name} {check.quantity}, {dtype}, {rows}x{dim}{arguments}:"
+        f" {check.agreement}"
     )

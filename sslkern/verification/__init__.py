@@ -1,0 +1,1 @@
+"""What ``python -m sslkern verify`` compares: every operator in all its forms."""

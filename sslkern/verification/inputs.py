@@ -1,0 +1,132 @@
+"""The inputs of the forms: N, D and a generator -> tensors, the floating ones in float64.
+
+Where a temperature scales their products, rows have a norm of about 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from sslkern.reference._common import normalize_rows
+from sslkern.verification.terms import Values
+
+IGNORED = -100
+MASSES = (1.0, 0.3, 0.0, 5.0)
+"""Of the rows of a teacher's probabilities, in turn."""
+
+
+def _rows(n: int, dim: int, g: Generator) -> Tensor:
+    """Of norm about 1."""
+    z = torch.randn(n, dim, generator=g, dtype=torch.float64)
+    return z / math.sqrt(dim)
+
+
+def _unit(n: int, dim: int, g: Generator) -> Tensor:
+    return normalize_rows(_rows(n, dim, g))
+
+
+def views(n: int, dim: int, g: Generator) -> Values:
+    """Of a batch of N."""
+    return {"z_a": _rows(n, dim, g), "z_b": _rows(n, dim, g)}
+
+
+def views_of_half(n: int, dim: int, g: Generator) -> Values:
+    """N rows in all."""
+    return views(n // 2, dim, g)
+
+
+def points(n: int, dim: int, g: Generator) -> Values:
+    """Rows alone."""
+    return {"x": _rows(n, dim, g)}
+
+
+def query_key(n: int, dim: int, g: Generator) -> Values:
+    """Independent rows."""
+    return {"query": _rows(n, dim, g), "key": _rows(n, dim, g)}
+
+
+def with_negatives(n: int, dim: int, g: Generator) -> Values:
+    """And more of them than keys."""
+    return query_key(n, dim, g) | {"negatives": _rows(2 * n + 1, dim, g)}
+
+
+def with_queue(n: int, dim: int, g: Generator) -> Values:
+    """The same for ReSSL."""
+    return query_key(n, dim, g) | {"queue": _rows(2 * n + 1, dim, g)}
+
+
+def images_and_texts(n: int, dim: int, g: Generator) -> Values:
+    """Unit rows, where a text resembles its image."""
+    image = _unit(n, dim, g)
+    return {"image_features": image, "text_features": normalize_rows(image + _rows(n, dim, g))}
+
+
+def with_bias(n: int, dim: int, g: Generator) -> Values:
+    """SigLIP's first bias."""
+    bias = torch.tensor(-10.0, dtype=torch.float64)
+    return images_and_texts(n, dim, g) | {"logit_bias": bias}
+
+
+def classes_of_three(n: int, dim: int, g: Generator) -> Values:
+    """A last class has what remains, where that is one row without a positive."""
+    return {"z": _rows(n, dim, g), "labels": torch.arange(n) // 3}
+
+
+def vocabulary(n: int, dim: int, g: Generator) -> Values:
+    """Logits up to about 10, every fourth row ignored."""
+    classes = 2 * n + 1
+    target = torch.randint(classes, (n,), generator=g)
+    target[::4] = IGNORED
+    return {
+        "input": 3 * _rows(n, dim, g),
+        "weight": 3 * _rows(classes, dim, g),
+        "bias": torch.randn(classes, generator=g, dtype=torch.float64),
+        "target": target,
+    }
+
+
+def vocabulary_of_probabilities(n: int, dim: int, g: Generator) -> Values:
+    """For every row."""
+    scores = torch.randn(n, 2 * n + 1, generator=g, dtype=torch.float64)
+    return vocabulary(n, dim, g) | {"target": (2 * scores).softmax(1)}
+
+
+def scores(n: int, dim: int, g: Generator) -> Values:
+    """Of 9 D classes, where the student resembles its teacher."""
+    teacher, noise = (torch.randn(n, 9 * dim, generator=g, dtype=torch.float64) for _ in "tn")
+    center = torch.randn(9 * dim, generator=g, dtype=torch.float64)
+    student = ((teacher + noise) / 4).clamp(-1, 1)
+    return {"student": student, "teacher": teacher, "center": center}
+
+
+def probabilities(n: int, dim: int, g: Generator) -> Values:
+    """Rows of any mass, also none."""
+    x = scores(n, dim, g)
+    mass = torch.tensor(MASSES, dtype=torch.float64).repeat(n)[:n, None]
+    return {"student": x["student"], "teacher": mass * x["teacher"].softmax(1)}
+
+
+def table(n: int, dim: int, g: Generator) -> Values:
+    """Twenty rows of a table for each query."""
+    index = torch.randint(2 * n + 1, (n, 20), generator=g)
+    return {"query": _rows(n, dim, g), "table": _rows(2 * n + 1, dim, g), "index": index}
+
+
+def samples(n: int, dim: int, g: Generator) -> Values:
+    """Unit rows, where a query resembles its positive."""
+    table = _unit(2 * n + 1, dim, g)
+    return {
+        "query": normalize_rows(table[:n] + _rows(n, dim, g)),
+        "table": table,
+        "positive": torch.arange(n),
+        "negative": torch.randint(2 * n + 1, (n, 20), generator=g),
+    }
+
+
+def with_normalizer(n: int, dim: int, g: Generator) -> Values:
+    """Somewhat more than a table of zeros has."""
+    log_z = torch.tensor(math.log(2 * n + 1) + 0.3, dtype=torch.float64)
+    return samples(n, dim, g) | {"log_normalizer": log_z}

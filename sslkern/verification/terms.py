@@ -1,0 +1,161 @@
+"""What errors are relative to: the size of the terms, where these nearly cancel.
+
+Where a target dominates, a loss and its gradients are small differences of terms that are each
+rounded at their own size. The sizes are those of the mean of the losses and its gradients.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkern import reference
+
+LARGEST_LOGIT = 200
+"""What the rule's floor is for, where the roundings of the logits partly cancel."""
+LARGEST_LOGIT_APART = 64
+"""And where they do not, as that of a negative has no positive's beside it."""
+
+Values = dict[str, Tensor]
+
+
+class Case(NamedTuple):
+    """One call: the inputs in float64, and what makes the size of its logits."""
+
+    inputs: Values
+    losses: int
+    """Number of losses of which a mean is taken."""
+    normalize: bool
+    parameter: str
+    """Name of the temperature or its like; empty where there is none."""
+    value: float
+    factor: float
+    """What inner products are multiplied by: 1 / temperature."""
+
+    def norms(self, *names: str) -> Tensor:
+        """Of the rows of the named matrices."""
+        return torch.cat([self.inputs[name].norm(dim=1) for name in names])
+
+
+class Terms(NamedTuple):
+    """Sizes of the terms of each result, by its name."""
+
+    sizes: dict[str, float]
+    beyond: float = 1.0
+    """How far the logits exceed those that the floor is for; their rounding grows with them."""
+
+
+def contrast(case: Case, *names: str, pairs: int = 1, largest: float = LARGEST_LOGIT) -> Terms:
+    """Of a softmax over products of rows of the named matrices.
+
+    1 for a loss, or each of its ``pairs``; |z| / temperature for a row's gradient, from its own
+    loss and from those of others; max |z|^2 / temperature^2 for d loss / d temperature =
+    (E[s] - s_positive) / temperature.
+    """
+    longest = 1.0 if case.normalize else float(case.norms(*names).max())
+    logit = longest**2 * case.factor
+    row = 2 * pairs * longest * case.factor / case.losses
+    sizes = {"loss": pairs, case.parameter: pairs * logit / case.value} | dict.fromkeys(names, row)
+    return Terms(sizes, max(1.0, logit / largest))
+
+
+def uniformity(case: Case) -> Terms:
+    """Exponents go down to -4 t, and every pair has a part in the gradients of both its rows."""
+    row = 4 * case.value / case.losses / float(case.norms("x").min())
+    sizes = {"value": 1.0, "x": row, "t": 4.0}
+    return Terms(sizes, max(1.0, 4 * case.value / LARGEST_LOGIT_APART))
+
+
+def siglip(case: Case, positives: bool = True) -> Terms:
+    """The sums of magnitudes behind an element of each gradient; the loss has one sign."""
+    image, text, bias = (case.inputs[k] for k in ("image_features", "text_features", "logit_bias"))
+    dot = image @ text.T
+    label = -torch.ones_like(dot)
+    if positives:
+        label.fill_diagonal_(1.0)
+    grad = torch.sigmoid(-label * (case.factor * dot + bias)) / case.losses
+    sizes = {
+        "loss": 0.0,
+        "image_features": case.factor * float((grad @ text.abs()).max()),
+        "text_features": case.factor * float((grad.T @ image.abs()).max()),
+        "logit_scale": float((grad * dot.abs()).sum()),
+        "logit_bias": float(grad.sum()),
+    }
+    return Terms(sizes, max(1.0, (case.factor + abs(float(bias))) / LARGEST_LOGIT))
+
+
+def linear_cross_entropy(case: Case, mean: bool = False) -> Terms:
+    """The coefficients of p and of the target; a class has them from each row that is of it.
+
+    The ``mean`` is over the rows that are not ignored.
+    """
+    target, bias = case.inputs["target"], case.inputs["bias"]
+    longest_row, longest_class = (float(case.norms(k).max()) for k in ("input", "weight"))
+    if target.is_floating_point():
+        shared = max(1.0, float(target.sum(0).max()))
+    else:
+        shared = float(target[target >= 0].bincount().max())
+    upstream = 2 / (int((target >= 0).sum()) if mean else case.losses)
+    sizes = {
+        "loss": 1.0,
+        "input": upstream * longest_class,
+        "weight": shared * upstream * longest_row,
+        "bias": shared * upstream,
+    }
+    logit = longest_row * longest_class + float(bias.abs().max())
+    return Terms(sizes, max(1.0, logit / LARGEST_LOGIT))
+
+
+def soft_cross_entropy(case: Case, mass: float = 1.0) -> Terms:
+    """The largest mass of a target, times the slope of a logit or the size of a score."""
+    score = float(case.inputs["student"].abs().max())
+    sizes = {
+        "loss": mass,
+        "student": mass * case.factor / case.losses,
+        "student_temperature": mass * score * case.factor**2,
+    }
+    return Terms(sizes)
+
+
+def ressl(case: Case, teacher_temperature: float) -> Terms:
+    """A log-sum-exp and a mean logit for the loss, two means of rows for the gradient.
+
+    A mean under a softmax has the relative error of its probabilities, that of a teacher's logit
+    times its size.
+    """
+    longest = 1.0 if case.normalize else float(case.norms("query", "key", "queue").max())
+    slope = 1 / float(case.norms("query").min()) if case.normalize else longest
+    logit = longest**2 * case.factor
+    sizes = {
+        "loss": max(1.0, logit),
+        "query": slope * case.factor / case.losses,
+        "student_temperature": logit / case.value,
+    }
+    largest = max(logit, longest**2 / teacher_temperature)
+    return Terms(sizes, max(1.0, largest / LARGEST_LOGIT_APART))
+
+
+def sampled_logits(case: Case) -> Terms:
+    """Sums of products: their magnitudes."""
+    index = case.inputs["index"]
+    query, table = (case.inputs[name].abs().requires_grad_() for name in ("query", "table"))
+    logits = reference.sampled_logits(query, table, index)
+    grads = torch.autograd.grad(logits.mean(), (query, table))
+    sums = {"logits": logits.detach(), "query": grads[0], "table": grads[1]}
+    return Terms({name: float(x.max()) for name, x in sums.items()})
+
+
+def samples(case: Case) -> Terms:
+    """Of losses of sampled logits: the slope of a logit, from each query that meets a row."""
+    query, row = (float(case.norms(name).max()) for name in ("query", "table"))
+    index = torch.cat([case.inputs["positive"], case.inputs["negative"].flatten()])
+    sizes = {
+        "loss": 1.0,
+        "query": row * case.factor / case.losses,
+        "table": int(index.bincount().max()) * query * case.factor / case.losses,
+        "log_normalizer": 1.0,
+        "temperature": query * row * case.factor**2,
+    }
+    return Terms(sizes)
