@@ -74,20 +74,31 @@ def table_row(document: dict[str, Any], label: str, size: tuple[int, int]) -> st
     return f"| {' | '.join(cells)} |"
 
 
-QUERY_KEY_HEADER = """\
+LOSSES_HEADER = """\
 | float32, AVX-512 | sslkern | vs eager | vs torch.compile | vs peer | time / floor | peak memory \
 | eager's |
 |---|---|---|---|---|---|---|---|"""
 
-QUERY_KEY_CASES = (
+PML, CHUNKED = "pytorch-metric-learning", "torch chunked"
+
+LOSSES = (
     ("clip-float32", (4096, 128), "CLIP, B = 4096, D = 128", "open_clip"),
     ("clip-float32", (4096, 512), "CLIP, B = 4096, D = 512", "open_clip"),
     ("info_nce-float32", (256, 128), "MoCo, 256 x 65536 queue, D = 128", "info-nce-pytorch"),
+    ("siglip-float32", (4096, 128), "SigLIP, B = 4096, D = 128", "open_clip"),
+    ("siglip-float32", (4096, 512), "SigLIP, B = 4096, D = 512", "open_clip"),
+    ("supcon-float32", (4096, 128), "SupCon, N = 4096, D = 128", PML),
+    ("supcon-float32", (8192, 128), "SupCon, N = 8192, D = 128", PML),
+    ("dcl-float32", (8192, 128), "DCL, N = 8192, D = 128", "lightly"),
+    ("linear_cross_entropy-float32", (1024, 256), "vocabulary, 1024 x 30522 x 256", CHUNKED),
+    ("linear_cross_entropy-float32", (2048, 768), "vocabulary, 2048 x 30522 x 768", CHUNKED),
+    ("soft_cross_entropy-float32", (640, 65536), "DINO, 640 x 65536", "dino"),
+    ("negative_sampling-float32", (16384, 128), "word2vec, 16384 x (1 + 20), D = 128", ""),
 )
 
 
-def query_key_row(name: str, size: tuple[int, int], label: str, peer: str) -> str:
-    """One line of the table of losses of queries against keys."""
+def losses_row(name: str, size: tuple[int, int], label: str, peer: str) -> str:
+    """One line of the table of all other losses."""
     document = load(name)
     ours = row_of(document, size, "sslkern")
     versus = [ratio(row_of(document, size, other)) for other in ("eager", "compile", peer)]
@@ -116,8 +127,12 @@ def table() -> str:
         [
             *lines,
             "",
-            QUERY_KEY_HEADER,
-            *(query_key_row(*case) for case in QUERY_KEY_CASES),
+            LOSSES_HEADER,
+            *(losses_row(*case) for case in LOSSES),
+            "",
+            "The peer is open_clip (CLIP, SigLIP), info-nce-pytorch (MoCo), pytorch-metric-learning "
+            "(SupCon), lightly (DCL), torch's chunked `linear_cross_entropy` (vocabulary) or the "
+            "formulas of DINO's authors.",
             "",
             f"{environment['cpu']}, {environment['threads']} threads, "
             f"torch {environment['torch']}. "

@@ -130,7 +130,7 @@ SSLKERN_INLINE void add_logits(const MicroTile<T>& m, const Mask& mask, PairSums
 
 template <class T>
 void sum_tile_bounded(const SupconInput& in, const Forward<T>& f, const ForwardScratch<T>& s,
-                      const Tile& t) {
+                      const Tile& t, bool positives) {
   const std::int64_t row0 = f.rows.first(t.i), col0 = f.rows.first(t.j);
   const auto finish = [&](const MicroTile<T>& m) __attribute__((always_inline)) {
     const std::int64_t row = row0 + m.i, column = col0 + m.j;
@@ -140,10 +140,11 @@ void sum_tile_bounded(const SupconInput& in, const Forward<T>& f, const ForwardS
       add_logits<T>(m, AllLanes{}, *s.logits);
       return add_powers<T>(m, AllLanes{}, *s.positives);
     }
+    add_powers<T>(m, Pairs<T, false>{in, row, column}, *s.negatives);
+    if (!positives) return;
     const Pairs<T, true> positive{in, row, column};
     add_logits<T>(m, positive, *s.logits);
     add_powers<T>(m, positive, *s.positives);
-    add_powers<T>(m, Pairs<T, false>{in, row, column}, *s.negatives);
   };
   similarity_tile<T, false>(f.rows.z, f.rows.z, t.i, t.j, t.i == t.j, s.negative, finish,
                             [](int, int) {});
@@ -217,7 +218,8 @@ void sum_tiles(const SupconInput& in, const Forward<T>& f, bool bounded) {
       __builtin_memset(s.positives, 0, sizeof(*s.positives));
       __builtin_memset(s.logits, 0, sizeof(*s.logits));
     }
-    bounded ? sum_tile_bounded<T>(in, f, s, t) : sum_tile_shifted<T>(in, f, s, t, positives);
+    bounded ? sum_tile_bounded<T>(in, f, s, t, positives)
+            : sum_tile_shifted<T>(in, f, s, t, positives);
     merge_sums<T>(f, s, t, positives);
   });
 }
