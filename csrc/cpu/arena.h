@@ -26,4 +26,24 @@ class Arena {
   std::int64_t used_ = 0;
 };
 
+// A Scratch for each thread: what Scratch::take(arena, arguments...) cuts out.
+template <class Scratch>
+struct PerThread {
+  char* base;
+  std::int64_t bytes;
+
+  template <class... Arguments>
+  static PerThread take(Arena& arena, int threads, const Arguments&... arguments) {
+    Arena one(nullptr);
+    Scratch::take(one, arguments...);
+    return {arena.take<char>(threads * one.used()), one.used()};
+  }
+
+  template <class... Arguments>
+  auto of_thread(int thread, const Arguments&... arguments) const {
+    Arena one(base + thread * bytes);
+    return Scratch::take(one, arguments...);
+  }
+};
+
 }  // namespace sslkern::cpu::SSLKERN_ISA

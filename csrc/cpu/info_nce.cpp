@@ -85,12 +85,12 @@ void add_logits(const MicroTile<T>& m, const Allowed<T>& allowed, TileLogits<T>&
 
 template <class T>
 struct Forward {
+  struct Scratch;
   Queries<T> q;
   Collected* rows;  // (lanes, N)
   Collected* cols;  // (M) symmetric only
   T* target_logit;  // (N) x of row i and its target
-  char* per_thread;
-  std::int64_t thread_bytes;
+  PerThread<Scratch> scratches;
 
   static Forward take(Arena& arena, const InfoNceInput& in, int threads) {
     Forward f{};
@@ -98,10 +98,7 @@ struct Forward {
     f.rows = arena.take<Collected>(f.q.lanes * in.N);
     f.cols = arena.take<Collected>(in.symmetric ? in.M : 0);
     f.target_logit = arena.take<T>(in.N);
-    Arena own(nullptr);
-    Scratch::take(own, f.q);
-    f.thread_bytes = own.used();
-    f.per_thread = arena.take<char>(threads * f.thread_bytes);
+    f.scratches = PerThread<Scratch>::take(arena, threads, f.q);
     return f;
   }
 
@@ -117,10 +114,7 @@ struct Forward {
     }
   };
 
-  Scratch scratch() const {
-    Arena own(per_thread + thread_number() * thread_bytes);
-    return Scratch::take(own, q);
-  }
+  Scratch scratch() const { return scratches.of_thread(thread_number(), q); }
 };
 
 SSLKERN_INLINE bool counts_logits(const InfoNceInput& in) {
@@ -262,8 +256,7 @@ struct Backward {
   SoftmaxRows<T> rows, cols;     // (padded N), (padded M) with both directions
   T *row_uniform, *col_uniform;  // g_i e / |A_i| likewise, with label smoothing
   GradientSums<T> sums;
-  char* per_thread;
-  std::int64_t thread_bytes;
+  PerThread<GradientScratch<T>> scratches;
 
   static Backward take(Arena& arena, const Task& task, int threads) {
     Backward b{};
@@ -275,16 +268,12 @@ struct Backward {
     b.row_uniform = arena.take<T>(rows);
     b.col_uniform = arena.take<T>(cols);
     b.sums = GradientSums<T>::take(arena, b.q, task.in, task.wanted);
-    Arena own(nullptr);
-    GradientScratch<T>::take(own, b.q, task.wanted);
-    b.thread_bytes = own.used();
-    b.per_thread = arena.take<char>(threads * b.thread_bytes);
+    b.scratches = PerThread<GradientScratch<T>>::take(arena, threads, b.q, task.wanted);
     return b;
   }
 
   GradientScratch<T> scratch() const {
-    Arena own(per_thread + thread_number() * thread_bytes);
-    return GradientScratch<T>::take(own, q, sums.wanted);
+    return scratches.of_thread(thread_number(), q, sums.wanted);
   }
 };
 
@@ -428,10 +417,10 @@ std::int64_t backward_bytes(const InfoNceBwd& p) {
 
 template <class T>
 struct Rank {
+  struct Scratch;
   Queries<T> q;
   T* limit;  // (padded N) x of row i and its target
-  char* per_thread;
-  std::int64_t thread_bytes;
+  PerThread<Scratch> scratches;
 
   struct Scratch {
     KeyBlock<T> k;
@@ -448,17 +437,11 @@ struct Rank {
     Rank r{};
     r.q = Queries<T>::take(arena, p.in);
     r.limit = arena.take<T>(r.q.padded_rows());
-    Arena own(nullptr);
-    Scratch::take(own, r.q);
-    r.thread_bytes = own.used();
-    r.per_thread = arena.take<char>(p.threads * r.thread_bytes);
+    r.scratches = PerThread<Scratch>::take(arena, p.threads, r.q);
     return r;
   }
 
-  Scratch scratch() const {
-    Arena own(per_thread + thread_number() * thread_bytes);
-    return Scratch::take(own, q);
-  }
+  Scratch scratch() const { return scratches.of_thread(thread_number(), q); }
 };
 
 // Calls visit(scratch, I) for every tile that this thread draws.

@@ -132,11 +132,11 @@ struct TargetSums {
 
 template <class T>
 struct Forward {
+  struct Scratch;
   Queries<T> q;
   Targets<T> targets;
   Collected* rows;  // (lanes, N)
-  char* per_thread;
-  std::int64_t thread_bytes;
+  PerThread<Scratch> scratches;
 
   struct Scratch {
     KeyBlock<T> k;
@@ -155,17 +155,11 @@ struct Forward {
     f.q = Queries<T>::take(arena, in);
     f.targets = Targets<T>::take(arena, f.q);
     f.rows = arena.take<Collected>(f.q.lanes * in.N);
-    Arena own(nullptr);
-    Scratch::take(own, f.q);
-    f.thread_bytes = own.used();
-    f.per_thread = arena.take<char>(threads * f.thread_bytes);
+    f.scratches = PerThread<Scratch>::take(arena, threads, f.q);
     return f;
   }
 
-  Scratch scratch() const {
-    Arena own(per_thread + thread_number() * thread_bytes);
-    return Scratch::take(own, q);
-  }
+  Scratch scratch() const { return scratches.of_thread(thread_number(), q); }
 };
 
 // A term whose coefficient is 0 is 0, also where the logit is infinite.
@@ -315,8 +309,7 @@ struct Backward {
   SoftmaxRows<T> rows;  // (padded N) of g_i m_i
   T* gradient;          // (padded N) g_i
   GradientSums<T> sums;
-  char* per_thread;
-  std::int64_t thread_bytes;
+  PerThread<GradientScratch<T>> scratches;
 
   static Backward take(Arena& arena, const Input& in, Wanted wanted, int threads) {
     const auto q = Queries<T>::take(arena, in);
@@ -332,16 +325,12 @@ struct Backward {
     b.rows = SoftmaxRows<T>::take(arena, q.padded_rows());
     b.gradient = arena.take<T>(q.padded_rows());
     b.sums = GradientSums<T>::take(arena, q, in, wanted);
-    Arena own(nullptr);
-    GradientScratch<T>::take(own, q, wanted);
-    b.thread_bytes = own.used();
-    b.per_thread = arena.take<char>(threads * b.thread_bytes);
+    b.scratches = PerThread<GradientScratch<T>>::take(arena, threads, q, wanted);
     return b;
   }
 
   GradientScratch<T> scratch() const {
-    Arena own(per_thread + thread_number() * thread_bytes);
-    return GradientScratch<T>::take(own, q, sums.wanted);
+    return scratches.of_thread(thread_number(), q, sums.wanted);
   }
 };
 

@@ -52,12 +52,12 @@ struct Task {
 
 template <class T>
 struct Pass {
+  struct Scratch;
   Queries<T> q;
   T* g;             // (padded N) upstream gradients; backward alone
   Collected* rows;  // (lanes, N)
   GradientSums<T> sums;
-  char* per_thread;
-  std::int64_t thread_bytes;
+  PerThread<Scratch> scratches;
 
   struct Scratch {
     GradientScratch<T> gradient;
@@ -74,17 +74,11 @@ struct Pass {
     p.g = arena.take<T>(task.loss ? 0 : p.q.padded_rows());
     p.rows = arena.take<Collected>(p.q.lanes * task.in.N);
     p.sums = GradientSums<T>::take(arena, p.q, task.in, task.wanted);
-    Arena own(nullptr);
-    Scratch::take(own, p.q, task.wanted);
-    p.thread_bytes = own.used();
-    p.per_thread = arena.take<char>(threads * p.thread_bytes);
+    p.scratches = PerThread<Scratch>::take(arena, threads, p.q, task.wanted);
     return p;
   }
 
-  Scratch scratch() const {
-    Arena own(per_thread + thread_number() * thread_bytes);
-    return Scratch::take(own, q, sums.wanted);
-  }
+  Scratch scratch() const { return scratches.of_thread(thread_number(), q, sums.wanted); }
 };
 
 template <class T>

@@ -99,8 +99,7 @@ struct Forward {
   Collected* collected;             // (N)
   double *loss, *weight;            // (N) of the pairs, in the first one's case in log2 units
   T *negative_high, *negative_low;  // (padded N) log2 of the sum over the negatives, in two parts
-  char* per_thread;
-  std::int64_t thread_bytes;
+  PerThread<ForwardScratch<T>> scratches;
 
   static Forward take(Arena& arena, const SupconInput& in, int threads) {
     Forward f{};
@@ -110,17 +109,11 @@ struct Forward {
     f.weight = arena.take<double>(in.pairs ? in.N : 0);
     f.negative_high = arena.take<T>(in.pairs ? f.rows.padded_rows() : 0);
     f.negative_low = arena.take<T>(in.pairs ? f.rows.padded_rows() : 0);
-    Arena own(nullptr);
-    ForwardScratch<T>::take(own);
-    f.thread_bytes = own.used();
-    f.per_thread = arena.take<char>(threads * f.thread_bytes);
+    f.scratches = PerThread<ForwardScratch<T>>::take(arena, threads);
     return f;
   }
 
-  ForwardScratch<T> scratch() const {
-    Arena own(per_thread + thread_number() * thread_bytes);
-    return ForwardScratch<T>::take(own);
-  }
+  ForwardScratch<T> scratch() const { return scratches.of_thread(thread_number()); }
 };
 
 template <class T, class Mask>

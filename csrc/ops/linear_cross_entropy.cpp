@@ -2,7 +2,6 @@
 
 #include <ATen/ops/aminmax.h>
 #include <ATen/ops/index_select.h>
-#include <ATen/ops/mul.h>
 #include <ATen/ops/ne.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/zeros.h>
@@ -15,6 +14,7 @@
 #include "ops/autocast.h"
 #include "ops/backend.h"
 #include "ops/check.h"
+#include "ops/formed.h"
 
 namespace sslkern::ops {
 namespace {
@@ -308,14 +308,6 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_bwd(
   return grads;
 }
 
-// The gradient of one input where the forward pass has formed it: wide until it is multiplied by
-// the upstream one. The input is an argument so that differentiating the result again is noticed.
-Tensor linear_cross_entropy_formed_bwd(const Tensor& grad_sum, const Tensor& input,
-                                       const Tensor& formed) {
-  const auto wide = formed.scalar_type();
-  return at::mul(formed, grad_sum.to(wide)).to(input.scalar_type());
-}
-
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
 // everywhere.
 [[noreturn]] void refuse(const Arguments& a) {
@@ -395,7 +387,7 @@ TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("linear_cross_entropy_fwd", &linear_cross_entropy_fwd_unsupported);
   m.impl("linear_cross_entropy_sum_fwd", &linear_cross_entropy_sum_fwd_unsupported);
-  m.impl("linear_cross_entropy_formed_bwd", &linear_cross_entropy_formed_bwd);
+  m.impl("linear_cross_entropy_formed_bwd", &multiply_formed);
 }
 
 TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {

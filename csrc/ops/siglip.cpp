@@ -1,6 +1,5 @@
 #include "contract/siglip.h"
 
-#include <ATen/ops/mul.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -9,6 +8,7 @@
 #include "ops/autocast.h"
 #include "ops/backend.h"
 #include "ops/check.h"
+#include "ops/formed.h"
 
 namespace sslkern::ops {
 namespace {
@@ -185,13 +185,6 @@ Gradients siglip_bwd(const Tensor& grad_loss, const Tensor& query, const Tensor&
   return grads;
 }
 
-// The gradient of one input where the forward pass has formed it: wide until it is multiplied by
-// the upstream one. The input is an argument so that differentiating the result again is noticed.
-Tensor siglip_formed_bwd(const Tensor& grad_sum, const Tensor& input, const Tensor& formed) {
-  const auto wide = formed.scalar_type();
-  return at::mul(formed, grad_sum.to(wide)).to(input.scalar_type()).reshape(input.sizes());
-}
-
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
 // everywhere.
 [[noreturn]] void refuse(const Arguments& a) {
@@ -258,7 +251,7 @@ TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("siglip_fwd", &siglip_fwd_unsupported);
   m.impl("siglip_sum_fwd", &siglip_sum_fwd_unsupported);
-  m.impl("siglip_formed_bwd", &siglip_formed_bwd);
+  m.impl("siglip_formed_bwd", &multiply_formed);
 }
 
 TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {

@@ -11,28 +11,32 @@ from torch.nn import functional as F
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
-    Contender,
     LossFn,
-    Problem,
     Size,
-    Step,
     loss_contender,
     standard_contenders,
     working_dtype,
 )
 from sslkern.bench.peers import load_peer_file
+from sslkern.bench.products import sgemm_floor
 
 LOGIT_SCALE = 1 / 0.07
 """Where CLIP begins."""
 
 
-def make_inputs(size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of N images and their N texts, of unit norm, and the scale of the logits."""
+def make_features(size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Features of N images and their N texts, of unit norm."""
     generator = torch.Generator().manual_seed(0)
     shape = (size.rows, size.dim)
     shared, noise_i, noise_t = (torch.randn(shape, generator=generator) for _ in range(3))
     image, text = (F.normalize(shared + noise).to(dtype) for noise in (noise_i, noise_t))
-    return image, text, torch.tensor(LOGIT_SCALE, dtype=working_dtype(dtype))
+    return image, text
+
+
+def make_inputs(size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The features, and the scale of the logits."""
+    scale = torch.tensor(LOGIT_SCALE, dtype=working_dtype(dtype))
+    return *make_features(size, dtype), scale
 
 
 def check_size(size: Size) -> None:
@@ -56,21 +60,6 @@ def _load_open_clip(size: Size) -> LossFn:
     return loss_fn
 
 
-def _prepare_four_sgemm(problem: Problem) -> Step:
-    """The four products of `flops`, with no loss between them."""
-    image, text, _ = (x.to(working_dtype(problem.dtype)) for x in problem.inputs)
-    similarities = image.new_empty(len(image), len(text))
-    grad_image, grad_text = torch.empty_like(image), torch.empty_like(text)
-
-    def step() -> None:
-        torch.mm(image, text.t(), out=similarities)
-        torch.mm(image, text.t(), out=similarities)
-        torch.mm(similarities, text, out=grad_image)
-        torch.mm(similarities.t(), image, out=grad_text)
-
-    return step
-
-
 CASE = Case(
     name="clip",
     title="CLIP",
@@ -82,13 +71,7 @@ CASE = Case(
     contenders=(
         *standard_contenders("clip_loss", eager=4.1, compiled=2),
         loss_contender("open_clip", "open_clip.ClipLoss, eager", _load_open_clip, matrices=4.1),
-        Contender(
-            "four sgemm",
-            "four N x D x N products: a floor",
-            _prepare_four_sgemm,
-            matrices=1,
-            is_floor=True,
-        ),
+        sgemm_floor(forward=2),
     ),
     default_sizes=(Size(4096, 128), Size(4096, 512)),
 )

@@ -11,16 +11,13 @@ from torch.nn import functional as F
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
-    Contender,
     LossFn,
-    Problem,
     Size,
-    Step,
     loss_contender,
     standard_contenders,
-    working_dtype,
 )
 from sslkern.bench.peers import import_peer
+from sslkern.bench.products import sgemm_floor
 
 TEMPERATURE = 0.2
 QUEUE = 65536
@@ -62,19 +59,6 @@ def _load_info_nce_pytorch(size: Size) -> LossFn:
     return loss_fn
 
 
-def _prepare_two_sgemm(problem: Problem) -> Step:
-    """The two products of `flops` over the queue, with no loss between them."""
-    query, _, queue = (x.to(working_dtype(problem.dtype)) for x in problem.inputs)
-    similarities = query.new_empty(len(query), len(queue))
-    gradient = torch.empty_like(query)
-
-    def step() -> None:
-        torch.mm(query, queue.t(), out=similarities)
-        torch.mm(similarities, queue, out=gradient)
-
-    return step
-
-
 CASE = Case(
     name="info_nce",
     title=f"InfoNCE, {QUEUE} negatives",
@@ -93,13 +77,7 @@ CASE = Case(
             _load_info_nce_pytorch,
             matrices=4.6,
         ),
-        Contender(
-            "two sgemm",
-            "N x D x 65536 and N x 65536 x D, two products: a floor",
-            _prepare_two_sgemm,
-            matrices=1,
-            is_floor=True,
-        ),
+        sgemm_floor(keys=2, both=False),
     ),
     default_sizes=(Size(256, 128),),
 )

@@ -9,15 +9,12 @@ from torch.nn import functional as F
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
-    Contender,
     LossFn,
-    Problem,
     Size,
-    Step,
     loss_contender,
     standard_contenders,
-    working_dtype,
 )
+from sslkern.bench.products import sgemm_floor
 
 VOCABULARY = 30522
 """Classes, the word pieces of BERT."""
@@ -56,20 +53,6 @@ def _load_torch_dense(size: Size) -> LossFn:
     return lambda x, weight, target: F.cross_entropy(F.linear(x, weight), target)
 
 
-def _prepare_three_sgemm(problem: Problem) -> Step:
-    """The three products of `flops`, with no loss between them."""
-    x, weight = (z.to(working_dtype(problem.dtype)) for z in problem.inputs[:2])
-    logits = x.new_empty(len(x), len(weight))
-    grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
-
-    def step() -> None:
-        torch.mm(x, weight.t(), out=logits)
-        torch.mm(logits, weight, out=grad_x)
-        torch.mm(logits.t(), x, out=grad_weight)
-
-    return step
-
-
 CASE = Case(
     name="linear_cross_entropy",
     title=f"Linear cross entropy, {VOCABULARY} classes",
@@ -93,13 +76,7 @@ CASE = Case(
             _load_torch_dense,
             matrices=3,
         ),
-        Contender(
-            "three sgemm",
-            "N x D x 30522, three products: a floor",
-            _prepare_three_sgemm,
-            matrices=1,
-            is_floor=True,
-        ),
+        sgemm_floor(),
     ),
     default_sizes=(Size(1024, 256), Size(2048, 768)),
 )

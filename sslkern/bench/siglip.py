@@ -6,21 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sslkern import reference
+from sslkern.bench import clip
 from sslkern.bench.contenders import (
     Case,
-    Contender,
     LossFn,
-    Problem,
     Size,
-    Step,
     loss_contender,
     standard_contenders,
     working_dtype,
 )
 from sslkern.bench.peers import load_peer_file
+from sslkern.bench.products import sgemm_floor
 
 LOGIT_SCALE, LOGIT_BIAS = 10.0, -10.0
 """Where SigLIP begins."""
@@ -28,18 +26,9 @@ LOGIT_SCALE, LOGIT_BIAS = 10.0, -10.0
 
 def make_inputs(size: Size, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Features of N images and their N texts, of unit norm; scale and bias of the logits."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (size.rows, size.dim)
-    shared, noise_i, noise_t = (torch.randn(shape, generator=generator) for _ in range(3))
-    image, text = (F.normalize(shared + noise).to(dtype) for noise in (noise_i, noise_t))
     working = working_dtype(dtype)
-    return image, text, *(torch.tensor(x, dtype=working) for x in (LOGIT_SCALE, LOGIT_BIAS))
-
-
-def check_size(size: Size) -> None:
-    """Any number of pairs."""
-    if size.rows < 1 or size.dim < 1:
-        raise ValueError(f"expected N and D in size {size} to be at least 1")
+    parameters = (torch.tensor(x, dtype=working) for x in (LOGIT_SCALE, LOGIT_BIAS))
+    return *clip.make_features(size, dtype), *parameters
 
 
 def flops(size: Size) -> int:
@@ -57,38 +46,18 @@ def _load_open_clip(size: Size) -> LossFn:
     return loss_fn
 
 
-def _prepare_three_sgemm(problem: Problem) -> Step:
-    """The three products of `flops`, with no loss between them."""
-    image, text, *_ = (x.to(working_dtype(problem.dtype)) for x in problem.inputs)
-    similarities = image.new_empty(len(image), len(text))
-    grad_image, grad_text = torch.empty_like(image), torch.empty_like(text)
-
-    def step() -> None:
-        torch.mm(image, text.t(), out=similarities)
-        torch.mm(similarities, text, out=grad_image)
-        torch.mm(similarities.t(), image, out=grad_text)
-
-    return step
-
-
 CASE = Case(
     name="siglip",
     title="SigLIP",
     make_inputs=make_inputs,
-    check_size=check_size,
+    check_size=clip.check_size,
     reference=reference.siglip_loss,
     reference_matrices=5.1,
     flops=flops,
     contenders=(
         *standard_contenders("siglip_loss", eager=5.1, compiled=1.1),
         loss_contender("open_clip", "open_clip.SigLipLoss, eager", _load_open_clip, matrices=5.1),
-        Contender(
-            "three sgemm",
-            "three N x D x N products: a floor",
-            _prepare_three_sgemm,
-            matrices=1,
-            is_floor=True,
-        ),
+        sgemm_floor(),
     ),
     default_sizes=(Size(4096, 128), Size(4096, 512)),
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import check_positive_number, check_reduction, check_tensor
+from sslkern.ops._formed import register_formed
 from sslkern.reference._common import ordered_sum
 
 _OP = "linear_cross_entropy"
@@ -251,31 +252,6 @@ def _fake_sum_fwd(
     )
 
 
-def _setup_sum_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    names, formed = ("input", "weight", "bias"), inputs[-3:]
-    for name, needed, is_formed in zip(names, ctx.needs_input_grad, formed, strict=False):
-        if needed and not is_formed:
-            raise ValueError(
-                f"sslkern::{_OP}: expected form_{name} to be True where {name} requires grad, "
-                "got False"
-            )
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.formed = formed
-    pairs = zip(inputs[:3], output[1:], formed, strict=True)
-    ctx.save_for_backward(*(x for pair in pairs if pair[2] for x in pair[:2]))
-
-
-def _backward_of_sum(ctx: Any, grad_sum: Tensor, *_: Any) -> tuple[Any, ...]:
-    saved = iter(ctx.saved_tensors)
-    op = torch.ops.sslkern.linear_cross_entropy_formed_bwd
-    grads = (op(grad_sum, next(saved), next(saved)) if formed else None for formed in ctx.formed)
-    return (*grads, *[None] * 9)
-
-
-def _fake_formed_bwd(grad_sum: Tensor, input: Tensor, formed: Tensor) -> Tensor:
-    return input.new_empty(input.shape)
-
-
 def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(
         "sslkern::linear_cross_entropy: expected the gradient not to be differentiated again, got "
@@ -290,8 +266,7 @@ torch.library.register_fake(_BWD, _fake_bwd)
 torch.library.register_autograd(_FWD, _backward, setup_context=_setup_context)
 torch.library.register_autograd(_BWD, _no_double_backward)
 
-_SUM, _FORMED = "sslkern::linear_cross_entropy_sum_fwd", "sslkern::linear_cross_entropy_formed_bwd"
-torch.library.register_fake(_SUM, _fake_sum_fwd)
-torch.library.register_fake(_FORMED, _fake_formed_bwd)
-torch.library.register_autograd(_SUM, _backward_of_sum, setup_context=_setup_sum_context)
-torch.library.register_autograd(_FORMED, _no_double_backward)
+_SUM, _FORMED = "linear_cross_entropy_sum_fwd", "linear_cross_entropy_formed_bwd"
+torch.library.register_fake(f"sslkern::{_SUM}", _fake_sum_fwd)
+register_formed(_OP, _SUM, _FORMED, ("input", "weight", "bias"))
+torch.library.register_autograd(f"sslkern::{_FORMED}", _no_double_backward)

@@ -15,6 +15,7 @@ from sslkern.ops._common import (
     check_same_device,
     check_tensor,
 )
+from sslkern.ops._formed import register_formed
 from sslkern.reference._common import reduce_loss
 
 _OP = "siglip"
@@ -167,33 +168,6 @@ def _backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
     return (*(g if wanted else None for g, wanted in zip(grads, need, strict=True)), None)
 
 
-def _setup_sum_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    names, formed = ("query", "key", "scale", "bias"), inputs[5:]
-    for name, needed, is_formed in zip(names, ctx.needs_input_grad, formed, strict=False):
-        if needed and not is_formed:
-            raise ValueError(
-                f"sslkern::{_OP}: expected form_{name} to be True where {name} requires grad, "
-                "got False"
-            )
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.formed = formed
-    pairs = zip(inputs[:4], output[1:], formed, strict=True)
-    ctx.save_for_backward(*(x for pair in pairs if pair[2] for x in pair[:2]))
-
-
-def _backward_of_sum(ctx: Any, grad_sum: Tensor, *_: Any) -> tuple[Any, ...]:
-    saved = iter(ctx.saved_tensors)
-    grads = (
-        torch.ops.sslkern.siglip_formed_bwd(grad_sum, next(saved), next(saved)) if formed else None
-        for formed in ctx.formed
-    )
-    return (*grads, *[None] * 5)
-
-
-def _fake_formed_bwd(grad_sum: Tensor, input: Tensor, formed: Tensor) -> Tensor:
-    return input.new_empty(input.shape)
-
-
 def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(
         "sslkern::siglip: expected the gradient not to be differentiated again, got a double "
@@ -204,10 +178,7 @@ def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
 torch.library.register_fake("sslkern::siglip_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::siglip_sum_fwd", _fake_sum_fwd)
 torch.library.register_fake("sslkern::siglip_bwd", _fake_bwd)
-torch.library.register_fake("sslkern::siglip_formed_bwd", _fake_formed_bwd)
 torch.library.register_autograd("sslkern::siglip_fwd", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "sslkern::siglip_sum_fwd", _backward_of_sum, setup_context=_setup_sum_context
-)
+register_formed(_OP, "siglip_sum_fwd", "siglip_formed_bwd", ("query", "key", "scale", "bias"))
 torch.library.register_autograd("sslkern::siglip_bwd", _no_double_backward)
 torch.library.register_autograd("sslkern::siglip_formed_bwd", _no_double_backward)
