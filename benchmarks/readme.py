@@ -130,8 +130,8 @@ def table() -> str:
             LOSSES_HEADER,
             *(losses_row(*case) for case in LOSSES),
             "",
-            "The peer is open_clip (CLIP, SigLIP), info-nce-pytorch (MoCo), pytorch-metric-learning "
-            "(SupCon), lightly (DCL), torch's chunked `linear_cross_entropy` (vocabulary) or the "
+            "The peer is open_clip (CLIP, SigLIP), info-nce-pytorch (MoCo), "
+            "pytorch-metric-learning (SupCon), lightly (DCL), torch's chunked `linear_cross_entropy` (vocabulary) or the "
             "formulas of DINO's authors.",
             "",
             f"{environment['cpu']}, {environment['threads']} threads, "
