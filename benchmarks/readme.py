@@ -131,8 +131,9 @@ def table() -> str:
             *(losses_row(*case) for case in LOSSES),
             "",
             "The peer is open_clip (CLIP, SigLIP), info-nce-pytorch (MoCo), "
-            "pytorch-metric-learning (SupCon), lightly (DCL), torch's chunked `linear_cross_entropy` (vocabulary) or the "
-            "formulas of DINO's authors.",
+            "pytorch-metric-learning (SupCon), lightly (DCL), torch's chunked "
+            "`linear_cross_entropy` (vocabulary) or the formulas of DINO's authors. DINO's floor "
+            "writes into memory that is there already.",
             "",
             f"{environment['cpu']}, {environment['threads']} threads, "
             f"torch {environment['torch']}. "
