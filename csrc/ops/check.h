@@ -95,6 +95,38 @@ inline void check_like(const char* op, const char* name, const at::Tensor& t,
                 shape_name(t));
 }
 
+// A second matrix for the products with the rows of `other`: what they must share.
+inline void check_same_columns(const char* op, const char* name, const char* shape,
+                               const at::Tensor& t, const char* other_name,
+                               const at::Tensor& other) {
+  SSLKERN_CHECK(VALUE, t.device() == other.device(), op, name,
+                c10::str("on the device of ", other_name, ", ", other.device().str()),
+                t.device().str());
+  SSLKERN_CHECK(TYPE, t.scalar_type() == other.scalar_type(), op, name,
+                c10::str("of the dtype of ", other_name, ", ", dtype_name(other.scalar_type())),
+                dtype_name(t.scalar_type()));
+  SSLKERN_CHECK(VALUE, t.size(1) == other.size(1), op, name,
+                c10::str("of shape ", shape, " with the D of ", other_name, ", ", other.size(1)),
+                "shape ", shape_name(t));
+}
+
+// Kernels number rows in 32 bits.
+inline void check_row_counts(const char* op, const char* names, const at::Tensor& a,
+                             const at::Tensor& b) {
+  constexpr int64_t kMost = int64_t(1) << 31;
+  SSLKERN_CHECK(VALUE, a.size(0) < kMost && b.size(0) < kMost, op, names, "of less than 2**31 rows",
+                a.size(0), " and ", b.size(0));
+}
+
+// One upstream gradient per loss, in the dtype of the losses.
+inline at::Tensor check_upstream(const char* op, const char* name, const at::Tensor& g,
+                                 int64_t rows, at::ScalarType dtype) {
+  SSLKERN_CHECK(VALUE, g.dim() == 1 && g.numel() == rows && g.scalar_type() == dtype, op, name,
+                c10::str("of shape (", rows, ",) and dtype ", dtype_name(dtype)), "shape ",
+                shape_name(g), " and dtype ", dtype_name(g.scalar_type()));
+  return g.contiguous();
+}
+
 // A Python number or a tensor with one element, to be read as float64.
 inline void check_scalar_tensor(const char* op, const char* name, const at::Tensor& t) {
   check_float_tensor(op, name, t);

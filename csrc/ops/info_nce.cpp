@@ -17,6 +17,7 @@
 #include "ops/autocast.h"
 #include "ops/backend.h"
 #include "ops/check.h"
+#include "ops/query_key.h"
 
 namespace sslkern::ops {
 namespace {
@@ -60,17 +61,8 @@ void check_index(const char* name, const Tensor& t, int64_t length, const char* 
 void check_matrices(const Tensor& query, const Tensor& key) {
   check_matrix(kOp, "query", "(N, D)", query);
   check_matrix(kOp, "key", "(M, D)", key);
-  SSLKERN_CHECK(VALUE, key.device() == query.device(), kOp, "key",
-                c10::str("on the device of query, ", query.device().str()), key.device().str());
-  SSLKERN_CHECK(TYPE, key.scalar_type() == query.scalar_type(), kOp, "key",
-                c10::str("of the dtype of query, ", dtype_name(query.scalar_type())),
-                dtype_name(key.scalar_type()));
-  SSLKERN_CHECK(VALUE, key.size(1) == query.size(1), kOp, "key",
-                c10::str("of shape (M, D) with the D of query, ", query.size(1)), "shape ",
-                shape_name(key));
-  constexpr int64_t kMost = int64_t(1) << 31;
-  SSLKERN_CHECK(VALUE, query.size(0) < kMost && key.size(0) < kMost, kOp, "query and key",
-                "of less than 2**31 rows", query.size(0), " and ", key.size(0));
+  check_same_columns(kOp, "key", "(M, D)", key, "query", query);
+  check_row_counts(kOp, "query and key", query, key);
 }
 
 void check_scale(const Tensor& scale, int64_t keys) {
@@ -141,19 +133,9 @@ Prepared prepare(const Arguments& a) {
   if (a.target) p.target = a.target->contiguous();
   if (a.bias) p.bias = a.bias->to(at::kDouble).contiguous();
   if (a.query_ids) std::tie(p.query_ids, p.key_ids) = compact_ids(*a.query_ids, *a.key_ids);
-  const QueryKey rows{p.query.const_data_ptr(),
-                      p.key.const_data_ptr(),
-                      p.query.stride(0),
-                      p.key.stride(0),
-                      p.query.size(0),
-                      p.key.size(0),
-                      p.query.size(1),
-                      p.scale.const_data_ptr<double>(),
-                      a.bias ? p.bias.const_data_ptr<double>() : nullptr,
-                      to_dtype(p.query.scalar_type()),
-                      a.scale.numel() > 1,
-                      false,
-                      a.normalize};
+  const QueryKey rows = query_key_of(p.query, p.key, p.scale.const_data_ptr<double>(),
+                                     a.bias ? p.bias.const_data_ptr<double>() : nullptr,
+                                     {a.scale.numel() > 1, false, a.normalize});
   p.in = {rows,
           a.target ? p.target.const_data_ptr<int64_t>() : nullptr,
           a.query_ids ? p.query_ids.const_data_ptr<int32_t>() : nullptr,
@@ -162,8 +144,6 @@ Prepared prepare(const Arguments& a) {
           a.symmetric};
   return p;
 }
-
-int threads_for(const InfoNceInput& in) { return thread_count(std::max(in.N, in.M)); }
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -199,14 +179,6 @@ Forward info_nce_fwd(const Tensor& query, const Tensor& key, const OptionalTenso
   return {loss, loss_col, stats, stats_col, grad_query, query_dot};
 }
 
-// One row gradient per loss, in the dtype of the losses.
-Tensor check_upstream(const char* name, const Tensor& g, int64_t rows, at::ScalarType dtype) {
-  SSLKERN_CHECK(VALUE, g.dim() == 1 && g.numel() == rows && g.scalar_type() == dtype, kOp, name,
-                c10::str("of shape (", rows, ",) and dtype ", dtype_name(dtype)), "shape ",
-                shape_name(g), " and dtype ", dtype_name(g.scalar_type()));
-  return g.contiguous();
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
     const Tensor& grad_loss, const Tensor& grad_loss_col, const Tensor& query, const Tensor& key,
     const OptionalTensor& target, const Tensor& scale, const OptionalTensor& bias,
@@ -219,8 +191,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
   const Prepared prepared = prepare(a);
   const int64_t rows = query.size(0), keys = key.size(0), dims = query.size(1);
   const auto dtype = query.scalar_type(), accumulate = accumulate_dtype(dtype);
-  const Tensor g = check_upstream("grad_loss", grad_loss, rows, accumulate);
-  const Tensor h = check_upstream("grad_loss_col", grad_loss_col, symmetric ? keys : 0, accumulate);
+  const Tensor g = check_upstream(kOp, "grad_loss", grad_loss, rows, accumulate);
+  const Tensor h =
+      check_upstream(kOp, "grad_loss_col", grad_loss_col, symmetric ? keys : 0, accumulate);
   SSLKERN_CHECK(VALUE, stats.is_contiguous() && stats.numel() == 2 * rows, kOp, "stats",
                 "what the forward pass returned", "shape ", shape_name(stats));
   const bool per_key = prepared.in.scale_per_key;

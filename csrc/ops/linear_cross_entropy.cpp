@@ -15,6 +15,7 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/formed.h"
+#include "ops/query_key.h"
 
 namespace sslkern::ops {
 namespace {
@@ -65,15 +66,8 @@ void check_target(const Arguments& a) {
 void check_arguments(const Arguments& a) {
   check_matrix(kOp, "input", "(N, D)", a.input);
   check_matrix(kOp, "weight", "(V, D)", a.weight);
-  SSLKERN_CHECK(TYPE, a.weight.scalar_type() == a.input.scalar_type(), kOp, "weight",
-                c10::str("of the dtype of input, ", dtype_name(a.input.scalar_type())),
-                dtype_name(a.weight.scalar_type()));
-  SSLKERN_CHECK(VALUE, a.weight.size(1) == a.input.size(1), kOp, "weight",
-                c10::str("of shape (V, D) with the D of input, ", a.input.size(1)), "shape ",
-                shape_name(a.weight));
-  constexpr int64_t kMost = int64_t(1) << 31;
-  SSLKERN_CHECK(VALUE, a.input.size(0) < kMost && a.weight.size(0) < kMost, kOp, "input and weight",
-                "of less than 2**31 rows", a.input.size(0), " and ", a.weight.size(0));
+  check_same_columns(kOp, "weight", "(V, D)", a.weight, "input", a.input);
+  check_row_counts(kOp, "input and weight", a.input, a.weight);
   check_target(a);
   if (a.bias) check_per_class("bias", *a.bias, a);
   if (a.class_weight) check_per_class("class_weight", *a.class_weight, a);
@@ -140,19 +134,9 @@ void prepare(const Arguments& a, Prepared& p) {
   if (a.bias) p.bias = a.bias->to(at::kDouble).contiguous();
   if (a.class_weight) p.class_weight = a.class_weight->to(at::kDouble).contiguous();
   p.scale = 1.0;
-  static_cast<QueryKey&>(p.in) = {p.input.const_data_ptr(),
-                                  p.weight.const_data_ptr(),
-                                  p.input.stride(0),
-                                  p.weight.stride(0),
-                                  p.input.size(0),
-                                  p.weight.size(0),
-                                  p.input.size(1),
-                                  &p.scale,
-                                  a.bias ? p.bias.const_data_ptr<double>() : nullptr,
-                                  to_dtype(p.input.scalar_type()),
-                                  false,
-                                  false,
-                                  false};
+  static_cast<QueryKey&>(p.in) =
+      query_key_of(p.input, p.weight, &p.scale, a.bias ? p.bias.const_data_ptr<double>() : nullptr,
+                   {false, false, false});
   if (a.by_index()) {
     p.target = p.target.contiguous();
     p.in.target = p.target.const_data_ptr<int64_t>();
@@ -171,8 +155,6 @@ Tensor restore(const Prepared& p, const Tensor& compact, int64_t rows) {
   shape[0] = rows;
   return at::zeros(shape, compact.options()).index_copy_(0, *p.rows, compact);
 }
-
-int threads_for(const QueryKey& in) { return thread_count(std::max(in.N, in.M)); }
 
 // Which gradients are wanted.
 struct Needs {
@@ -276,11 +258,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_bwd(
   check_arguments(a);
   const int64_t all = input.size(0), classes = weight.size(0), dims = input.size(1);
   const auto dtype = input.scalar_type(), accumulate = accumulate_dtype(dtype);
-  SSLKERN_CHECK(
-      VALUE,
-      grad_loss.dim() == 1 && grad_loss.size(0) == all && grad_loss.scalar_type() == accumulate,
-      kOp, "grad_loss", c10::str("of shape (", all, ",) and dtype ", dtype_name(accumulate)),
-      "shape ", shape_name(grad_loss), " and dtype ", dtype_name(grad_loss.scalar_type()));
+  const Tensor upstream = check_upstream(kOp, "grad_loss", grad_loss, all, accumulate);
   SSLKERN_CHECK(VALUE, stats.dim() == 2 && stats.size(0) == all && stats.size(1) == 2, kOp, "stats",
                 "what the forward pass returned", "shape ", shape_name(stats));
   Prepared prepared{};
@@ -291,7 +269,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_bwd(
             at::zeros({need_weight ? classes : 0, dims}, weight.options()),
             at::zeros({need_bias ? classes : 0}, (bias ? *bias : weight).options())};
   }
-  const Tensor g = prepared.select(grad_loss), s = prepared.select(stats);
+  const Tensor g = prepared.select(upstream), s = prepared.select(stats);
   Gradients grads = allocate(a, {need_input, need_weight, need_bias}, rows, dtype);
   LinearCrossEntropyBwd p{};
   p.in = prepared.in;

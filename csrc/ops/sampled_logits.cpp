@@ -20,14 +20,7 @@ constexpr const char* kOp = "sampled_logits";
 void check_arguments(const Tensor& query, const Tensor& table, const Tensor& index) {
   check_matrix(kOp, "query", "(N, D)", query);
   check_matrix(kOp, "table", "(V, D)", table);
-  SSLKERN_CHECK(VALUE, table.device() == query.device(), kOp, "table",
-                c10::str("on the device of query, ", query.device().str()), table.device().str());
-  SSLKERN_CHECK(TYPE, table.scalar_type() == query.scalar_type(), kOp, "table",
-                c10::str("of the dtype of query, ", dtype_name(query.scalar_type())),
-                dtype_name(table.scalar_type()));
-  SSLKERN_CHECK(VALUE, table.size(1) == query.size(1), kOp, "table",
-                c10::str("of shape (V, D) with the D of query, ", query.size(1)), "shape ",
-                shape_name(table));
+  check_same_columns(kOp, "table", "(V, D)", table, "query", query);
   SSLKERN_CHECK(TYPE, index.layout() == at::kStrided, kOp, "index", "a dense tensor", "layout ",
                 index.layout());
   SSLKERN_CHECK(TYPE, index.scalar_type() == at::kLong, kOp, "index", "of dtype torch.int64",

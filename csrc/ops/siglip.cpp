@@ -9,6 +9,7 @@
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/formed.h"
+#include "ops/query_key.h"
 
 namespace sslkern::ops {
 namespace {
@@ -35,23 +36,12 @@ struct Needs {
 void check_features(const Tensor& image, const Tensor& text, bool positives) {
   check_matrix(kOp, "image_features", "(N, D)", image);
   check_matrix(kOp, "text_features", "(M, D)", text);
-  SSLKERN_CHECK(VALUE, text.device() == image.device(), kOp, "text_features",
-                c10::str("on the device of image_features, ", image.device().str()),
-                text.device().str());
-  SSLKERN_CHECK(TYPE, text.scalar_type() == image.scalar_type(), kOp, "text_features",
-                c10::str("of the dtype of image_features, ", dtype_name(image.scalar_type())),
-                dtype_name(text.scalar_type()));
-  SSLKERN_CHECK(VALUE, text.size(1) == image.size(1), kOp, "text_features",
-                c10::str("of shape (M, D) with the D of image_features, ", image.size(1)), "shape ",
-                shape_name(text));
+  check_same_columns(kOp, "text_features", "(M, D)", text, "image_features", image);
   SSLKERN_CHECK(VALUE, !positives || text.size(0) == image.size(0), kOp, "text_features",
                 c10::str("one row for each of the ", image.size(0),
                          " of image_features (or negative_only given)"),
                 text.size(0), " rows");
-  constexpr int64_t kMost = int64_t(1) << 31;
-  SSLKERN_CHECK(VALUE, image.size(0) < kMost && text.size(0) < kMost, kOp,
-                "image_features and text_features", "of less than 2**31 rows", image.size(0),
-                " and ", text.size(0));
+  check_row_counts(kOp, "image_features and text_features", image, text);
 }
 
 void check_arguments(const Arguments& a) {
@@ -77,19 +67,9 @@ Prepared prepare(const Arguments& a) {
   p.key = with_adjacent_columns(a.key);
   p.scale = a.scale.to(at::kDouble).contiguous();
   if (a.bias) p.bias = a.bias->to(at::kDouble).contiguous();
-  const QueryKey rows{p.query.const_data_ptr(),
-                      p.key.const_data_ptr(),
-                      p.query.stride(0),
-                      p.key.stride(0),
-                      p.query.size(0),
-                      p.key.size(0),
-                      p.query.size(1),
-                      p.scale.const_data_ptr<double>(),
-                      a.bias ? p.bias.const_data_ptr<double>() : nullptr,
-                      to_dtype(p.query.scalar_type()),
-                      false,
-                      true,
-                      false};
+  const QueryKey rows =
+      query_key_of(p.query, p.key, p.scale.const_data_ptr<double>(),
+                   a.bias ? p.bias.const_data_ptr<double>() : nullptr, {false, true, false});
   p.in = {rows, a.positives};
   return p;
 }
@@ -112,8 +92,6 @@ void point_to(Gradients& g, Params& p) {
   p.grad_scale = scale.numel() > 0 ? scale.mutable_data_ptr<double>() : nullptr;
   p.grad_bias = bias.numel() > 0 ? bias.mutable_data_ptr<double>() : nullptr;
 }
-
-int threads_for(const SiglipInput& in) { return thread_count(std::max(in.N, in.M)); }
 
 // Loss of every row and its sum; with it the gradients of the sum, float32 for the half types.
 std::tuple<Tensor, Tensor, Gradients> forward(const Arguments& a, Needs needs) {
@@ -160,15 +138,8 @@ Gradients siglip_bwd(const Tensor& grad_loss, const Tensor& query, const Tensor&
   const Arguments a{query, key, scale, bias, positives};
   check_arguments(a);
   const auto dtype = query.scalar_type(), accumulate = accumulate_dtype(dtype);
-  SSLKERN_CHECK(VALUE,
-                grad_loss.dim() == 1 && grad_loss.numel() == query.size(0) &&
-                    grad_loss.scalar_type() == accumulate,
-                kOp, "grad_loss",
-                c10::str("of shape (", query.size(0), ",) and dtype ", dtype_name(accumulate)),
-                "shape ", shape_name(grad_loss), " and dtype ",
-                dtype_name(grad_loss.scalar_type()));
+  const Tensor g = check_upstream(kOp, "grad_loss", grad_loss, query.size(0), accumulate);
   SSLKERN_CHECK(VALUE, !need_bias || bias, kOp, "need_bias", "False without logit_bias", "True");
-  const Tensor g = grad_loss.contiguous();
   const Prepared prepared = prepare(a);
   Gradients grads = allocate(a, {need_query, need_key, need_scale, need_bias}, dtype);
   SiglipBwd p{};

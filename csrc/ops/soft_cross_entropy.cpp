@@ -123,14 +123,9 @@ std::tuple<Tensor, Tensor> soft_cross_entropy_bwd(const Tensor& grad_loss, const
   const Prepared prepared = prepare(a);
   const int64_t rows = student.size(0);
   const auto accumulate = accumulate_dtype(student.scalar_type());
-  SSLKERN_CHECK(
-      VALUE,
-      grad_loss.dim() == 1 && grad_loss.numel() == rows && grad_loss.scalar_type() == accumulate,
-      kOp, "grad_loss", c10::str("of shape (", rows, ",) and dtype ", dtype_name(accumulate)),
-      "shape ", shape_name(grad_loss), " and dtype ", dtype_name(grad_loss.scalar_type()));
+  const Tensor g = check_upstream(kOp, "grad_loss", grad_loss, rows, accumulate);
   SSLKERN_CHECK(VALUE, stats.is_contiguous() && stats.numel() == rows * kRowDoubles, kOp, "stats",
                 "what the forward pass returned", "shape ", shape_name(stats));
-  const Tensor g = grad_loss.contiguous();
   const Tensor grad_student = empty(student.sizes(), student.scalar_type(), student);
   const Tensor slope = empty({need_temperature ? rows : 0}, at::kDouble, student);
   const Tensor grad_temperature = empty({need_temperature ? 1 : 0}, at::kDouble, student);

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 REDUCTIONS = ("none", "mean", "sum")
+
+
+def refuse(op: str, argument: str, requirement: str, got: object) -> NoReturn:
+    """Raise the house's error for a wrong value."""
+    raise ValueError(f"sslkern::{op}: expected {argument} to be {requirement}, got {got}")
+
+
+def refuse_second_derivative(op: str, definition: str, *operators: str) -> None:
+    """Have the gradients that ``operators`` compute raise where they are differentiated again."""
+
+    def raise_error(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise NotImplementedError(
+            f"sslkern::{op}: expected the gradient not to be differentiated again, got a double "
+            f"backward. Use sslkern.reference.{definition} where second derivatives are needed."
+        )
+
+    for operator in operators:
+        torch.library.register_autograd(f"sslkern::{operator}", raise_error)
+
+
+def accumulate_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of sums and losses: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def as_scalar_tensor(value: float | Tensor, name: str, op: str, like: Tensor) -> Tensor:

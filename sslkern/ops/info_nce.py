@@ -9,12 +9,15 @@ from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
+    accumulate_dtype,
     as_scalar_tensor,
     check_positive,
     check_reduction,
     check_row_weight,
     check_same_device,
     check_tensor,
+    refuse,
+    refuse_second_derivative,
 )
 from sslkern.reference._common import (
     NORM_EPS,
@@ -185,8 +188,11 @@ def clip_loss(
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
     check_positive(scale, "logit_scale", _OP)
     if scale.numel() != 1:
-        _refuse(
-            "logit_scale", "a number or a tensor with one element", f"shape {tuple(scale.shape)}"
+        refuse(
+            _OP,
+            "logit_scale",
+            "a number or a tensor with one element",
+            f"shape {tuple(scale.shape)}",
         )
     rows = _softmax_rows(
         image_features,
@@ -255,10 +261,6 @@ def _check_optional(**tensors: object) -> None:
             check_tensor(value, name, _OP)
 
 
-def _refuse(argument: str, requirement: str, got: object) -> None:
-    raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")
-
-
 def _check_combination(
     query: Tensor,
     key: Tensor,
@@ -269,19 +271,23 @@ def _check_combination(
 ) -> None:
     """Refuse options that contradict each other."""
     if negatives is None and not in_batch:
-        _refuse("in_batch", "True without negatives", in_batch)
+        refuse(_OP, "in_batch", "True without negatives", in_batch)
     if symmetric and negatives is not None:
-        _refuse("symmetric", "False with negatives", symmetric)
+        refuse(_OP, "symmetric", "False with negatives", symmetric)
     if symmetric and target is not None:
-        _refuse("symmetric", "False with a target", symmetric)
+        refuse(_OP, "symmetric", "False with a target", symmetric)
     bank_alone = negatives is not None and not in_batch
     if bank_alone and target is not None:
-        _refuse(
-            "target", "None with negatives alone, where the own key is the positive", "a tensor"
+        refuse(
+            _OP,
+            "target",
+            "None with negatives alone, where the own key is the positive",
+            "a tensor",
         )
     one_key_each = symmetric or bank_alone or target is None
     if one_key_each and query.dim() == key.dim() == 2 and query.shape[0] != key.shape[0]:
-        _refuse(
+        refuse(
+            _OP,
             "key",
             f"one row for each of the {query.shape[0]} queries (or target given)",
             f"{key.shape[0]} rows",
@@ -291,10 +297,11 @@ def _check_combination(
 def _check_features(image: Tensor, text: Tensor) -> None:
     """The checks of the operator, in the names that `clip_loss` uses."""
     if image.dim() != 2:
-        _refuse("image_features", "of shape (N, D)", f"shape {tuple(image.shape)}")
+        refuse(_OP, "image_features", "of shape (N, D)", f"shape {tuple(image.shape)}")
     check_same_device(text, "text_features", image, "image_features", _OP)
     if text.shape != image.shape:
-        _refuse(
+        refuse(
+            _OP,
             "text_features",
             f"of the shape of image_features, {tuple(image.shape)}",
             f"shape {tuple(text.shape)}",
@@ -320,7 +327,7 @@ def _check_negatives(key: Tensor, negatives: Tensor) -> None:
         )
     shape = tuple(negatives.shape)
     if negatives.dim() != 2 or negatives.shape[0] == 0 or negatives.shape[1:] != key.shape[1:]:
-        _refuse("negatives", f"of shape (K, {key.shape[-1]}) with K > 0", f"shape {shape}")
+        refuse(_OP, "negatives", f"of shape (K, {key.shape[-1]}) with K > 0", f"shape {shape}")
 
 
 def _diagonal(query: Tensor, columns: Tensor) -> Tensor | None:
@@ -374,12 +381,14 @@ def _against_bank(
     The bank's log-sum-exp is streamed; the positive joins it by log(1 + exp(bank - positive)).
     """
     if bias is not None:
-        _refuse("bias", "None with negatives alone", "a tensor")
+        refuse(_OP, "bias", "None with negatives alone", "a tensor")
     if tau.numel() != 1:
-        _refuse("temperature", "one number with negatives alone", f"shape {tuple(tau.shape)}")
+        refuse(_OP, "temperature", "one number with negatives alone", f"shape {tuple(tau.shape)}")
     _check_negatives(key, negatives)
     if query.dim() != 2 or query.shape != key.shape:
-        _refuse("key", f"of the shape of query, {tuple(query.shape)}", f"shape {tuple(key.shape)}")
+        refuse(
+            _OP, "key", f"of the shape of query, {tuple(query.shape)}", f"shape {tuple(key.shape)}"
+        )
     if query.dtype != key.dtype and not torch.is_autocast_enabled(key.device.type):
         raise TypeError(
             f"sslkern::{_OP}: expected key to be of the dtype of query, {query.dtype}, "
@@ -434,7 +443,7 @@ def _fake_fwd(
     check_same_device(key, "key", query, "query", _OP)
     rows, cols = query.shape[0], key.shape[0] if symmetric else 0
     formed = rows if form_grad else 0
-    accumulate = torch.float64 if query.dtype == torch.float64 else torch.float32
+    accumulate = accumulate_dtype(query)
     return (
         query.new_empty((rows,), dtype=accumulate),
         query.new_empty((cols,), dtype=accumulate),
@@ -518,13 +527,6 @@ def _backward(ctx: Any, grad_loss: Tensor, grad_loss_col: Tensor, *_: Any) -> tu
     )
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sslkern::info_nce: expected the gradient not to be differentiated again, got a double "
-        "backward. Use sslkern.reference.info_nce_loss where second derivatives are needed."
-    )
-
-
 def _fake_formed_bwd(
     grad_loss: Tensor, query: Tensor, scale: Tensor, grad_query: Tensor, query_dot: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -539,6 +541,5 @@ torch.library.register_fake("sslkern::info_nce_rank", _fake_rank)
 torch.library.register_fake("sslkern::info_nce_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::info_nce_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::info_nce_fwd", _backward, setup_context=_setup_context)
-torch.library.register_autograd("sslkern::info_nce_bwd", _no_double_backward)
 torch.library.register_fake("sslkern::info_nce_formed_bwd", _fake_formed_bwd)
-torch.library.register_autograd("sslkern::info_nce_formed_bwd", _no_double_backward)
+refuse_second_derivative(_OP, "info_nce_loss", "info_nce_bwd", "info_nce_formed_bwd")

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
-from sslkern.ops._common import check_positive_number, check_reduction, check_tensor
+from sslkern.ops._common import (
+    accumulate_dtype,
+    check_positive_number,
+    check_reduction,
+    check_tensor,
+    refuse_second_derivative,
+)
 from sslkern.ops._formed import register_formed
 from sslkern.reference._common import ordered_sum
 
@@ -194,7 +200,7 @@ def _fake_fwd(
     softcap: float,
 ) -> tuple[Tensor, Tensor]:
     rows = input.shape[0]
-    accumulate = torch.float64 if input.dtype == torch.float64 else torch.float32
+    accumulate = accumulate_dtype(input)
     return (
         input.new_empty((rows,), dtype=accumulate),
         input.new_empty((rows, 2), dtype=torch.float64),
@@ -243,7 +249,7 @@ def _fake_sum_fwd(
     input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> tuple[Tensor, ...]:
     form_input, form_weight, form_bias = options[-3:]
-    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    dtype = accumulate_dtype(input)
     return (
         input.new_empty((), dtype=dtype),
         input.new_empty((input.shape[0] if form_input else 0, input.shape[1]), dtype=dtype),
@@ -252,21 +258,14 @@ def _fake_sum_fwd(
     )
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sslkern::linear_cross_entropy: expected the gradient not to be differentiated again, got "
-        "a double backward. Use sslkern.reference.linear_cross_entropy where second derivatives "
-        "are needed."
-    )
-
-
 _FWD, _BWD = "sslkern::linear_cross_entropy_fwd", "sslkern::linear_cross_entropy_bwd"
 torch.library.register_fake(_FWD, _fake_fwd)
 torch.library.register_fake(_BWD, _fake_bwd)
 torch.library.register_autograd(_FWD, _backward, setup_context=_setup_context)
-torch.library.register_autograd(_BWD, _no_double_backward)
 
 _SUM, _FORMED = "linear_cross_entropy_sum_fwd", "linear_cross_entropy_formed_bwd"
 torch.library.register_fake(f"sslkern::{_SUM}", _fake_sum_fwd)
 register_formed(_OP, _SUM, _FORMED, ("input", "weight", "bias"))
-torch.library.register_autograd(f"sslkern::{_FORMED}", _no_double_backward)
+refuse_second_derivative(
+    _OP, "linear_cross_entropy", "linear_cross_entropy_bwd", "linear_cross_entropy_formed_bwd"
+)

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
+    accumulate_dtype,
     as_scalar_tensor,
     check_reduction,
     check_row_weight,
     check_same_device,
     check_tensor,
+    refuse_second_derivative,
 )
 from sslkern.reference._common import reduce_loss
 
@@ -88,7 +90,7 @@ def _fake_fwd(
 ) -> tuple[Tensor, Tensor]:
     check_same_device(z_b, "z_b", z_a, "z_a", "ntxent")
     rows = z_a.shape[0] + z_b.shape[0]
-    accumulate = torch.float64 if z_a.dtype == torch.float64 else torch.float32
+    accumulate = accumulate_dtype(z_a)
     return z_a.new_empty((rows,), dtype=accumulate), z_a.new_empty((rows,), dtype=torch.float64)
 
 
@@ -114,14 +116,7 @@ def _backward(ctx: Any, grad_loss: Tensor, _grad_lse: Tensor) -> tuple[Tensor | 
     return (*grads, None)
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sslkern::ntxent: expected the gradient not to be differentiated again, got a double "
-        "backward. Use sslkern.reference.ntxent_loss where second derivatives are needed."
-    )
-
-
 torch.library.register_fake("sslkern::ntxent_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::ntxent_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::ntxent_fwd", _backward, setup_context=_setup_context)
-torch.library.register_autograd("sslkern::ntxent_bwd", _no_double_backward)
+refuse_second_derivative("ntxent", "ntxent_loss", "ntxent_bwd")

@@ -14,6 +14,7 @@ from sslkern.ops._common import (
     check_row_weight,
     check_same_device,
     check_tensor,
+    refuse,
 )
 from sslkern.reference._common import NORM_EPS, normalize_rows, reduce_loss
 
@@ -135,7 +136,7 @@ def _temperature(value: float | Tensor, name: str, like: Tensor) -> Tensor:
     tau = as_scalar_tensor(value, name, _OP, like)
     check_positive(tau, name, _OP)
     if tau.numel() != 1:
-        _refuse(name, "a number or a tensor with one element", f"shape {tuple(tau.shape)}")
+        refuse(_OP, name, "a number or a tensor with one element", f"shape {tuple(tau.shape)}")
     return tau
 
 
@@ -157,7 +158,9 @@ def _check_rows(query: Tensor, key: Tensor, queue: Tensor) -> None:
             )
         if z.dim() != 2 or 0 in z.shape:
             shape = "(K, D)" if name == "queue" else "(N, D)"
-            _refuse(name, f"of shape {shape} with no empty dimension", f"shape {tuple(z.shape)}")
+            refuse(
+                _OP, name, f"of shape {shape} with no empty dimension", f"shape {tuple(z.shape)}"
+            )
     for name, z in (("key", key), ("queue", queue)):
         check_same_device(z, name, query, "query", _OP)
         if z.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
@@ -166,14 +169,13 @@ def _check_rows(query: Tensor, key: Tensor, queue: Tensor) -> None:
                 f"got {z.dtype}"
             )
     if key.shape != query.shape:
-        _refuse("key", f"of the shape of query, {tuple(query.shape)}", f"shape {tuple(key.shape)}")
+        refuse(
+            _OP, "key", f"of the shape of query, {tuple(query.shape)}", f"shape {tuple(key.shape)}"
+        )
     if queue.shape[1] != query.shape[1]:
-        _refuse(
+        refuse(
+            _OP,
             "queue",
             f"of shape (K, D) with the D of query, {query.shape[1]}",
             f"shape {tuple(queue.shape)}",
         )
-
-
-def _refuse(argument: str, requirement: str, got: object) -> None:
-    raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")

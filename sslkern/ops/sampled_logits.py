@@ -11,12 +11,15 @@ from torch.nn import functional as F
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
+    accumulate_dtype,
     as_scalar_tensor,
     check_positive,
     check_reduction,
     check_row_weight,
     check_same_device,
     check_tensor,
+    refuse,
+    refuse_second_derivative,
 )
 from sslkern.reference._common import reduce_loss
 
@@ -193,7 +196,7 @@ def sampled_nce_loss(
     tau = _one_element(temperature, "temperature", query)
     check_positive(tau, "temperature", _OP)
     if not 0 <= eps < math.inf:
-        _refuse("eps", "a finite number that is not negative", eps)
+        refuse(_OP, "eps", "a finite number that is not negative", eps)
     log_noise = _log_noise(noise_probability, index, table, negative.shape[1])
     s = sampled_logits(query, table, index) / tau
     if log_normalizer is None:
@@ -241,15 +244,11 @@ def estimate_log_normalizer(logits: Tensor, rows: int) -> Tensor:
             f"sslkern::{_OP}: expected logits to be a floating-point tensor, got {logits.dtype}"
         )
     if logits.numel() == 0:
-        _refuse("logits", "a tensor with elements", f"shape {tuple(logits.shape)}")
+        refuse(_OP, "logits", "a tensor with elements", f"shape {tuple(logits.shape)}")
     if rows < 1:
-        _refuse("rows", "positive", rows)
+        refuse(_OP, "rows", "positive", rows)
     total = logits.detach().double().flatten().logsumexp(0)
     return total + (math.log(rows) - math.log(logits.numel()))
-
-
-def _refuse(argument: str, requirement: str, got: object) -> None:
-    raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")
 
 
 def _candidates(query: Tensor, table: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -260,7 +259,7 @@ def _candidates(query: Tensor, table: Tensor, positive: Tensor, negative: Tensor
     for name, shape in (("query", "(N, D)"), ("table", "(V, D)")):
         if inputs[name].dim() != 2 or 0 in inputs[name].shape:
             got = f"shape {tuple(inputs[name].shape)}"
-            _refuse(name, f"of shape {shape} with no empty dimension", got)
+            refuse(_OP, name, f"of shape {shape} with no empty dimension", got)
     rows = query.shape[0]
     for name, index in (("positive", positive), ("negative", negative)):
         if index.dtype != torch.int64:
@@ -269,9 +268,10 @@ def _candidates(query: Tensor, table: Tensor, positive: Tensor, negative: Tensor
             )
         check_same_device(index, name, query, "query", _OP)
     if positive.dim() != 1 or positive.shape[0] != rows:
-        _refuse("positive", f"of shape (N,) = ({rows},)", f"shape {tuple(positive.shape)}")
+        refuse(_OP, "positive", f"of shape (N,) = ({rows},)", f"shape {tuple(positive.shape)}")
     if negative.dim() != 2 or negative.shape[0] != rows or negative.shape[1] == 0:
-        _refuse(
+        refuse(
+            _OP,
             "negative",
             f"of shape (N, K) with the N of query, {rows}, and K > 0",
             f"shape {tuple(negative.shape)}",
@@ -287,13 +287,13 @@ def _check_rows(index: Tensor, name: str, table: Tensor) -> None:
         return
     for value in torch.aminmax(index):
         if not 0 <= int(value) < table.shape[0]:
-            _refuse(name, f"of values in [0, {table.shape[0]}), the rows of table", int(value))
+            refuse(_OP, name, f"of values in [0, {table.shape[0]}), the rows of table", int(value))
 
 
 def _one_element(value: float | Tensor, name: str, like: Tensor) -> Tensor:
     tensor = as_scalar_tensor(value, name, _OP, like)
     if tensor.numel() != 1:
-        _refuse(name, "a number or a tensor with one element", f"shape {tuple(tensor.shape)}")
+        refuse(_OP, name, "a number or a tensor with one element", f"shape {tuple(tensor.shape)}")
     return tensor.reshape(())
 
 
@@ -310,8 +310,11 @@ def _log_noise(
     )
     check_same_device(noise, "noise_probability", table, "table", _OP)
     if noise.numel() != 1 and noise.shape != (rows,):
-        _refuse(
-            "noise_probability", f"one number or of shape ({rows},)", f"shape {tuple(noise.shape)}"
+        refuse(
+            _OP,
+            "noise_probability",
+            f"one number or of shape ({rows},)",
+            f"shape {tuple(noise.shape)}",
         )
     drawn = noise.reshape(()) if noise.numel() == 1 else noise[index]
     check_positive(drawn, "noise_probability", _OP)
@@ -327,7 +330,7 @@ def _logistic_loss(x: Tensor) -> Tensor:
 def _fake_fwd(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
     check_same_device(table, "table", query, "query", _OP)
     check_same_device(index, "index", query, "query", _OP)
-    accumulate = torch.float64 if query.dtype == torch.float64 else torch.float32
+    accumulate = accumulate_dtype(query)
     return query.new_empty(index.shape, dtype=accumulate)
 
 
@@ -357,16 +360,9 @@ def _backward(ctx: Any, grad_logits: Tensor) -> tuple[Tensor | None, ...]:
     return (query if need_query else None, table if need_table else None, None)
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sslkern::sampled_logits: expected the gradient not to be differentiated again, got a "
-        "double backward. Use sslkern.reference.sampled_logits where second derivatives are needed."
-    )
-
-
 torch.library.register_fake("sslkern::sampled_logits_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::sampled_logits_bwd", _fake_bwd)
 torch.library.register_autograd(
     "sslkern::sampled_logits_fwd", _backward, setup_context=_setup_context
 )
-torch.library.register_autograd("sslkern::sampled_logits_bwd", _no_double_backward)
+refuse_second_derivative(_OP, "sampled_logits", "sampled_logits_bwd")

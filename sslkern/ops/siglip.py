@@ -9,11 +9,13 @@ from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
+    accumulate_dtype,
     as_scalar_tensor,
     check_reduction,
     check_row_weight,
     check_same_device,
     check_tensor,
+    refuse_second_derivative,
 )
 from sslkern.ops._formed import register_formed
 from sslkern.reference._common import reduce_loss
@@ -93,15 +95,11 @@ def siglip_loss(
     return loss / image_features.shape[0] if reduction == "mean" else loss
 
 
-def _accumulate_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _fake_fwd(
     query: Tensor, key: Tensor, scale: Tensor, bias: Tensor | None, positives: bool
 ) -> Tensor:
     check_same_device(key, "text_features", query, "image_features", _OP)
-    return query.new_empty((query.shape[0],), dtype=_accumulate_dtype(query))
+    return query.new_empty((query.shape[0],), dtype=accumulate_dtype(query))
 
 
 def _fake_sum_fwd(
@@ -116,7 +114,7 @@ def _fake_sum_fwd(
     form_bias: bool,
 ) -> tuple[Tensor, ...]:
     check_same_device(key, "text_features", query, "image_features", _OP)
-    accumulate = _accumulate_dtype(query)
+    accumulate = accumulate_dtype(query)
     rows, keys = _gradient_rows(query, key, form_query, form_key, form_scale)
     return (
         query.new_empty((), dtype=accumulate),
@@ -168,17 +166,9 @@ def _backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
     return (*(g if wanted else None for g, wanted in zip(grads, need, strict=True)), None)
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sslkern::siglip: expected the gradient not to be differentiated again, got a double "
-        "backward. Use sslkern.reference.siglip_loss where second derivatives are needed."
-    )
-
-
 torch.library.register_fake("sslkern::siglip_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::siglip_sum_fwd", _fake_sum_fwd)
 torch.library.register_fake("sslkern::siglip_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::siglip_fwd", _backward, setup_context=_setup_context)
 register_formed(_OP, "siglip_sum_fwd", "siglip_formed_bwd", ("query", "key", "scale", "bias"))
-torch.library.register_autograd("sslkern::siglip_bwd", _no_double_backward)
-torch.library.register_autograd("sslkern::siglip_formed_bwd", _no_double_backward)
+refuse_second_derivative(_OP, "siglip_loss", "siglip_bwd", "siglip_formed_bwd")

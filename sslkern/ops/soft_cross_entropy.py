@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
+    accumulate_dtype,
     as_scalar_tensor,
     check_constant,
     check_positive,
@@ -16,6 +17,8 @@ from sslkern.ops._common import (
     check_row_weight,
     check_same_device,
     check_tensor,
+    refuse,
+    refuse_second_derivative,
 )
 from sslkern.reference._common import reduce_loss
 
@@ -100,7 +103,7 @@ def soft_cross_entropy(
     if center is not None:
         check_constant(center, "center", _OP)
         if from_probabilities:
-            _refuse("center", "None with from_probabilities", "a tensor")
+            refuse(_OP, "center", "None with from_probabilities", "a tensor")
         center = center.clone()  # DINO updates it between the loss and the backward pass
     if student.dim() == 2:
         check_row_weight(weight, _OP, {"N": student.shape[0]}, student)
@@ -114,17 +117,13 @@ def _teacher_temperature(
     """The teacher's temperature as a tensor; None where its rows are probabilities."""
     if from_probabilities:
         if value is not None:
-            _refuse("teacher_temperature", "None with from_probabilities", value)
+            refuse(_OP, "teacher_temperature", "None with from_probabilities", value)
         return None
     value = TEACHER_TEMPERATURE if value is None else value
     tau = as_scalar_tensor(value, "teacher_temperature", _OP, teacher)
     check_constant(tau, "teacher_temperature", _OP)
     check_positive(tau, "teacher_temperature", _OP)
     return tau
-
-
-def _refuse(argument: str, requirement: str, got: object) -> None:
-    raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")
 
 
 def _fake_fwd(
@@ -136,7 +135,7 @@ def _fake_fwd(
 ) -> tuple[Tensor, Tensor]:
     check_same_device(teacher, "teacher", student, "student", _OP)
     rows = student.shape[0]
-    accumulate = torch.float64 if student.dtype == torch.float64 else torch.float32
+    accumulate = accumulate_dtype(student)
     return (
         student.new_empty((rows,), dtype=accumulate),
         student.new_empty((rows, 4), dtype=torch.float64),
@@ -184,16 +183,9 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
     )
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        f"sslkern::{_OP}: expected the gradient not to be differentiated again, got a double "
-        f"backward. Use sslkern.reference.{_OP} where second derivatives are needed."
-    )
-
-
 torch.library.register_fake("sslkern::soft_cross_entropy_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::soft_cross_entropy_bwd", _fake_bwd)
 torch.library.register_autograd(
     "sslkern::soft_cross_entropy_fwd", _backward, setup_context=_setup_context
 )
-torch.library.register_autograd("sslkern::soft_cross_entropy_bwd", _no_double_backward)
+refuse_second_derivative(_OP, "soft_cross_entropy", "soft_cross_entropy_bwd")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
+    accumulate_dtype,
     as_scalar_tensor,
     check_positive,
     check_positive_number,
@@ -18,6 +19,8 @@ from sslkern.ops._common import (
     check_row_weight,
     check_same_device,
     check_tensor,
+    refuse,
+    refuse_second_derivative,
 )
 from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, to_working_dtype
 
@@ -127,7 +130,7 @@ def supcon_loss(
     if base_temperature is not None:
         rows = rows * (tau.to(rows.dtype).reshape(()) / base_temperature)
     terms = stats.positives if pairs else stats.positives > 0
-    return _reduce(rows, terms, weight, reduction).to(_loss_dtype(z))
+    return _reduce(rows, terms, weight, reduction).to(accumulate_dtype(z))
 
 
 def dcl_loss(
@@ -188,7 +191,7 @@ def dcl_loss(
         if normalize:
             a, b = normalize_rows(a), normalize_rows(b)
         positive = positive * torch.cat([_weights(weight_fn, a, b), _weights(weight_fn, b, a)])
-    return reduce_loss(stats.lse_negative - positive, None, reduction).to(_loss_dtype(z))
+    return reduce_loss(stats.lse_negative - positive, None, reduction).to(accumulate_dtype(z))
 
 
 def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
@@ -230,27 +233,23 @@ def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
     scale = as_scalar_tensor(t, "t", _OP, x)
     check_positive(scale, "t", _OP)
     if scale.numel() != 1:
-        _refuse("t", "a number or a tensor with one element", f"shape {tuple(scale.shape)}")
+        refuse(_OP, "t", "a number or a tensor with one element", f"shape {tuple(scale.shape)}")
     _check_float(x, "x")
     if x.dim() != 2 or x.shape[0] < 2:
-        _refuse("x", "of shape (N, D) with N > 1", f"shape {tuple(x.shape)}")
+        refuse(_OP, "x", "of shape (N, D) with N > 1", f"shape {tuple(x.shape)}")
     rows = x.shape[0]
     each_its_own = torch.arange(rows, device=x.device)
     scale = scale.to(torch.float64).reshape(())
     # |x - y|^2 = 2 - 2 x.y for unit rows, so -t |x - y|^2 = x.y / tau - 2 t with tau = 1 / (2 t).
     stats = class_statistics(x, each_its_own, 0.5 / scale, normalize=True)
     total = (stats.lse_negative - math.log(rows - 1)).logsumexp(0) - math.log(rows)
-    return (total - 2 * scale).to(_loss_dtype(x))
+    return (total - 2 * scale).to(accumulate_dtype(x))
 
 
 def check_variant(variant: str) -> None:
     """Refuse an unknown variant of SupCon."""
     if variant not in VARIANTS:
-        _refuse("variant", f"one of {', '.join(map(repr, VARIANTS))}", repr(variant))
-
-
-def _refuse(argument: str, requirement: str, got: object) -> NoReturn:
-    raise ValueError(f"sslkern::{_OP}: expected {argument} to be {requirement}, got {got}")
+        refuse(_OP, "variant", f"one of {', '.join(map(repr, VARIANTS))}", repr(variant))
 
 
 def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -259,13 +258,13 @@ def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         check_tensor(labels, "labels", _OP)
     if z.dim() != 3:
         if labels is None:
-            _refuse("labels", "given where z is not of shape (B, V, D)", "None")
+            refuse(_OP, "labels", "given where z is not of shape (B, V, D)", "None")
         return z, labels
     batch, views = z.shape[:2]
     if labels is None:
         labels = torch.arange(batch, device=z.device)
     if labels.shape != (batch,):
-        _refuse("labels", f"of shape (B,) = ({batch},)", f"shape {tuple(labels.shape)}")
+        refuse(_OP, "labels", f"of shape (B,) = ({batch},)", f"shape {tuple(labels.shape)}")
     return z.flatten(0, 1), labels.repeat_interleave(views)
 
 
@@ -288,9 +287,9 @@ def _check_views(z_a: Tensor, z_b: Tensor) -> None:
     _check_float(z_b, "z_b")
     check_same_device(z_b, "z_b", z_a, "z_a", _OP)
     if z_a.dim() != 2 or z_a.shape[0] < 2:
-        _refuse("z_a", "of shape (B, D) with B > 1", f"shape {tuple(z_a.shape)}")
+        refuse(_OP, "z_a", "of shape (B, D) with B > 1", f"shape {tuple(z_a.shape)}")
     if z_b.shape != z_a.shape:
-        _refuse("z_b", f"of the shape of z_a, {tuple(z_a.shape)}", f"shape {tuple(z_b.shape)}")
+        refuse(_OP, "z_b", f"of the shape of z_a, {tuple(z_a.shape)}", f"shape {tuple(z_b.shape)}")
     if z_b.dtype != z_a.dtype and not torch.is_autocast_enabled(z_a.device.type):
         raise TypeError(
             f"sslkern::{_OP}: expected z_b to be of the dtype of z_a, {z_a.dtype}, got {z_b.dtype}"
@@ -301,7 +300,7 @@ def _weights(weight_fn: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor
     weights = weight_fn(a, b)
     if not isinstance(weights, Tensor) or weights.shape != a.shape[:1]:
         got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-        _refuse("weight_fn", f"a function to a tensor of shape (B,) = ({a.shape[0]},)", got)
+        refuse(_OP, "weight_fn", f"a function to a tensor of shape (B,) = ({a.shape[0]},)", got)
     return weights
 
 
@@ -329,10 +328,6 @@ def _reduce(rows: Tensor, terms: Tensor, weight: Tensor | None, reduction: str) 
     if weight is not None:
         rows, share = rows * weight.to(rows.dtype), share * weight.to(rows.dtype)
     return ordered_sum(rows) / torch.where(terms.any(), ordered_sum(share), 1)
-
-
-def _loss_dtype(z: Tensor) -> torch.dtype:
-    return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
 def _fake_fwd(
@@ -368,14 +363,7 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     return grad_z, None, grad_temperature, None, None
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "sslkern::supcon: expected the gradient not to be differentiated again, got a double "
-        "backward. Use sslkern.reference.supcon_loss where second derivatives are needed."
-    )
-
-
 torch.library.register_fake("sslkern::supcon_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::supcon_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::supcon_fwd", _backward, setup_context=_setup_context)
-torch.library.register_autograd("sslkern::supcon_bwd", _no_double_backward)
+refuse_second_derivative(_OP, "supcon_loss", "supcon_bwd")
