@@ -21,8 +21,10 @@ try:
         sampled_logits,
         sampled_nce_loss,
         siglip_loss,
+        sinkhorn,
         soft_cross_entropy,
         supcon_loss,
+        swav_loss,
         uniformity,
     )
 except ImportError:
@@ -51,7 +53,9 @@ __all__ = [
     "sampled_logits",
     "sampled_nce_loss",
     "siglip_loss",
+    "sinkhorn",
     "soft_cross_entropy",
     "supcon_loss",
+    "swav_loss",
     "uniformity",
 ]

@@ -26,6 +26,14 @@ inline int thread_number() {
 #endif
 }
 
+inline int thread_count() {
+#ifdef _OPENMP
+  return omp_get_num_threads();
+#else
+  return 1;
+#endif
+}
+
 struct Tile {
   std::int64_t i, j, round;
 };

@@ -5,12 +5,11 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/ScalarType.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-
-#include <initializer_list>
+#include <c10/util/ArrayRef.h>
 
 namespace sslkern::ops {
 
-inline void promote(std::initializer_list<at::Tensor*> tensors) {
+inline void promote(c10::ArrayRef<at::Tensor*> tensors) {
   auto widest = at::kHalf;
   bool mixed = false, found = false;
   for (const at::Tensor* t : tensors) {

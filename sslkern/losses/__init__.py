@@ -6,8 +6,10 @@ from sslkern.losses.ntxent import NTXentLoss
 from sslkern.losses.ressl import ReSSLLoss
 from sslkern.losses.sampled_logits import NegativeSamplingLoss, SampledNCELoss
 from sslkern.losses.siglip import SigLipLoss
+from sslkern.losses.sinkhorn import SinkhornKnopp
 from sslkern.losses.soft_cross_entropy import SoftCrossEntropyLoss
 from sslkern.losses.supcon import DCLLoss, DCLWLoss, SupConLoss, negative_mises_fisher_weights
+from sslkern.losses.swapped_prediction import SwAVLoss, SwaVLoss
 
 __all__ = [
     "ClipLoss",
@@ -20,7 +22,10 @@ __all__ = [
     "ReSSLLoss",
     "SampledNCELoss",
     "SigLipLoss",
+    "SinkhornKnopp",
     "SoftCrossEntropyLoss",
     "SupConLoss",
+    "SwAVLoss",
+    "SwaVLoss",
     "negative_mises_fisher_weights",
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
+from sslkern.losses._processes import refuse_processes
 from sslkern.ops._common import check_positive_number, check_tensor
 from sslkern.ops.supcon import check_variant, dcl_loss, supcon_loss
 
@@ -114,13 +114,7 @@ class DCLLoss(nn.Module):
 
     def _check_processes(self) -> None:
         """Also called when the module is used: it may be older than the process group."""
-        processes = _process_count() if self.gather_distributed else 1
-        if processes > 1:
-            raise NotImplementedError(
-                f"sslkern::supcon: expected gather_distributed to be False in more than one "
-                f"process, got True in {processes} processes. The embeddings of other processes "
-                f"are not gathered yet."
-            )
+        refuse_processes("supcon", "gather_distributed", self.gather_distributed)
 
     def extra_repr(self) -> str:
         """The temperature, for ``print(module)``."""
@@ -205,10 +199,3 @@ def negative_mises_fisher_weights(a: Tensor, b: Tensor, sigma: float = 0.5) -> T
         )
     similarity = (a.detach() * b.detach()).sum(1) / sigma
     return 2 - a.shape[0] * similarity.softmax(0)
-
-
-def _process_count() -> int:
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1
-    return distributed.get_world_size()

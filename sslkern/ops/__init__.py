@@ -11,8 +11,10 @@ from sslkern.ops.sampled_logits import (
     sampled_nce_loss,
 )
 from sslkern.ops.siglip import siglip_loss
+from sslkern.ops.sinkhorn import sinkhorn
 from sslkern.ops.soft_cross_entropy import soft_cross_entropy
 from sslkern.ops.supcon import dcl_loss, supcon_loss, uniformity
+from sslkern.ops.swapped_prediction import swav_loss
 
 __all__ = [
     "clip_loss",
@@ -26,7 +28,9 @@ __all__ = [
     "sampled_logits",
     "sampled_nce_loss",
     "siglip_loss",
+    "sinkhorn",
     "soft_cross_entropy",
     "supcon_loss",
+    "swav_loss",
     "uniformity",
 ]

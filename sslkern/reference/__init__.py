@@ -13,8 +13,10 @@ from sslkern.reference.sampled_logits import (
     sampled_nce_loss,
 )
 from sslkern.reference.siglip import siglip_loss
+from sslkern.reference.sinkhorn import sinkhorn
 from sslkern.reference.soft_cross_entropy import soft_cross_entropy
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
+from sslkern.reference.swapped_prediction import swav_loss
 
 __all__ = [
     "clip_loss",
@@ -28,7 +30,9 @@ __all__ = [
     "sampled_logits",
     "sampled_nce_loss",
     "siglip_loss",
+    "sinkhorn",
     "soft_cross_entropy",
     "supcon_loss",
+    "swav_loss",
     "uniformity",
 ]

@@ -1,0 +1,198 @@
+// Swapped prediction on the CPU. Floor: each pass reads all views once, the backward pass writes
+// their gradients; targets and log-softmax exist for one row at a time. What is left above the
+// floor are the exponentials, one per element of a view and one per element of an assigned view.
+//
+// Rows are independent of each other, so no bit depends on the number of threads; their losses are
+// added up in order.
+#include "contract/swapped_prediction.h"
+
+#include "cpu/assignment.h"
+#include "cpu/dtype.h"
+#include "cpu/schedule.h"
+
+namespace sslkern::cpu::SSLKERN_ISA {
+namespace {
+
+// Targets of one row of the batch: q of each view that is assigned.
+template <class T>
+struct Targets {
+  AssignedRow<T> row;   // of the view at hand
+  T* q;                 // (A, K)
+  std::int64_t stride;  // elements
+
+  static Targets take(Arena& arena, const SwappedPredictionInput& in) {
+    const std::int64_t stride = round_up(in.K, kWidth<T>);
+    return {AssignedRow<T>::take(arena, in.K), arena.take<T>(in.A * stride), stride};
+  }
+
+  template <class E>
+  void assign(const SwappedPredictionInput& in, const LogPotentials<T>* g, std::int64_t b) const {
+    for (std::int64_t i = 0; i < in.A; ++i) {
+      const E* z = static_cast<const E*>(in.view[i].scores) + b * in.view[i].stride;
+      assign_row<T, E>(z, in.K, g[i], 1.0, row);
+      for (std::int64_t k = 0; k < in.K; k += kWidth<T>) store(q + i * stride + k, row.at(k));
+    }
+  }
+
+  // What view v is to predict, from element `first` on: k -> sum of q over the others.
+  auto of_others(std::int64_t A, std::int64_t v, std::int64_t first) const {
+    return [q = q + first, stride = stride, A, v](int k) __attribute__((always_inline)) {
+      Vec<T> sum{};
+      for (std::int64_t i = 0; i < A; ++i) {
+        if (i != v) sum += load(q + i * stride + k);
+      }
+      return sum;
+    };
+  }
+};
+
+template <class T>
+struct Workspace {
+  LogPotentials<T>* g;  // (A), shared
+  PerThread<Targets<T>> targets;
+
+  static Workspace take(Arena& arena, const SwappedPredictionInput& in, int threads) {
+    const auto g = arena.take<LogPotentials<T>>(in.A);
+    return {g, PerThread<Targets<T>>::take(arena, threads, in)};
+  }
+
+  // The potentials behind all else, set.
+  void set_potentials(Arena& arena, const SwappedPredictionInput& in) const {
+    for (std::int64_t i = 0; i < in.A; ++i) {
+      g[i] = LogPotentials<T>::take(arena, in.K);
+      g[i].a = T(kLog2E / in.epsilon);
+      for (std::int64_t k = 0; k < in.K; ++k) g[i].set(k, in.potential[i * in.K + k] * kLog2E);
+      g[i].pad(in.K);
+    }
+  }
+};
+
+// One row of one view, block by block.
+template <class T, class E>
+struct ViewRow {
+  const E* z;
+  alignas(kVectorBytes) T buffer[kRowBlock];
+
+  ViewRow(const SwappedPredictionInput& in, std::int64_t v, std::int64_t b)
+      : z(static_cast<const E*>(in.view[v].scores) + b * in.view[v].stride) {}
+
+  const T* block(std::int64_t first, int count) {
+    return read_block<T>(z + first, static_cast<const T*>(nullptr), count, -T(__builtin_inf()),
+                         buffer);
+  }
+  auto ahead(std::int64_t first) const {
+    return [z = z + first](int k) __attribute__((always_inline)) { __builtin_prefetch(z + k); };
+  }
+};
+
+// How many views are targets of view v.
+SSLKERN_INLINE double targets_of(const SwappedPredictionInput& in, std::int64_t v) {
+  return double(v < in.A ? in.A - 1 : in.A);
+}
+
+// The part of the loss of one row of a view, but for the factor of all.
+template <class T, class E>
+double forward_row(const SwappedPredictionInput& in, const Targets<T>& targets, std::int64_t v,
+                   std::int64_t b, SwappedPredictionRow* row) {
+  const T a = T(kLog2E / in.temperature);
+  ViewRow<T, E> z(in, v, b);
+  SoftTargetSums sums{double(kLowest<T>), 0, 0, 0, 0};
+  for (std::int64_t first = 0; first < in.K; first += kRowBlock) {
+    const int count = int(smaller(kRowBlock, in.K - first));
+    const T* s = z.block(first, count);
+    const int padded = whole_vectors(count, kWidth<T>);
+    sums.raise_student(double(largest_element<T>(s, padded)), double(a));
+    add_block<T>(s, padded, a, targets.of_others(in.A, v, first), z.ahead(first + kRowBlock), sums);
+  }
+  *row = {sums.student_max, targets_of(in, v) / sums.student_sum};
+  return targets_of(in, v) * __builtin_log(sums.student_sum) + sums.distance / in.temperature;
+}
+
+template <class T, class E>
+void backward_row(const SwappedPredictionInput& in, const Targets<T>& targets, std::int64_t v,
+                  std::int64_t b, const SwappedPredictionRow& row, T factor, E* grad) {
+  const T a = T(kLog2E / in.temperature);
+  ViewRow<T, E> z(in, v, b);
+  alignas(kVectorBytes) T buffer[kRowBlock];
+  for (std::int64_t first = 0; first < in.K; first += kRowBlock) {
+    const int count = int(smaller(kRowBlock, in.K - first));
+    const T* s = z.block(first, count);
+    T* out = result_block<T>(grad + first, count, buffer);
+    gradient_block<false, T>(s, whole_vectors(count, kWidth<T>), T(row.max), a, T(row.weight),
+                             targets.of_others(in.A, v, first), factor, z.ahead(first + kRowBlock),
+                             out);
+    write_block<T>(out, count, grad + first);
+  }
+}
+
+double weight_of_all(const SwappedPredictionInput& in) {
+  return 1.0 / (double(in.A) * double(in.V - 1) * double(in.B));
+}
+
+template <class T, class E>
+void forward(const SwappedPredictionFwd& p) {
+  const SwappedPredictionInput& in = p.in;
+  Arena arena(p.workspace);
+  const auto w = Workspace<T>::take(arena, in, p.threads);
+  w.set_potentials(arena, in);
+#pragma omp parallel for schedule(dynamic) num_threads(p.threads)
+  for (std::int64_t b = 0; b < in.B; ++b) {
+    const Targets<T> targets = w.targets.of_thread(thread_number(), in);
+    targets.template assign<E>(in, w.g, b);
+    double loss = 0;
+    for (std::int64_t v = 0; v < in.V; ++v) {
+      loss += forward_row<T, E>(in, targets, v, b, p.row + b * in.V + v);
+    }
+    p.row_loss[b] = loss;
+  }
+  double sum = 0;
+  for (std::int64_t b = 0; b < in.B; ++b) sum += p.row_loss[b];
+  *static_cast<T*>(p.loss) = T(sum * weight_of_all(in));
+}
+
+template <class T, class E>
+void backward(const SwappedPredictionBwd& p) {
+  const SwappedPredictionInput& in = p.in;
+  Arena arena(p.workspace);
+  const auto w = Workspace<T>::take(arena, in, p.threads);
+  w.set_potentials(arena, in);
+  const T factor = T(p.grad_loss * weight_of_all(in) / in.temperature);
+#pragma omp parallel for schedule(dynamic) num_threads(p.threads)
+  for (std::int64_t b = 0; b < in.B; ++b) {
+    const Targets<T> targets = w.targets.of_thread(thread_number(), in);
+    targets.template assign<E>(in, w.g, b);
+    for (std::int64_t v = 0; v < in.V; ++v) {
+      backward_row<T, E>(in, targets, v, b, p.row[b * in.V + v], factor,
+                         static_cast<E*>(p.grad_view[v]) + b * in.K);
+    }
+  }
+}
+
+template <class T>
+std::int64_t workspace(const SwappedPredictionInput& in, int threads) {
+  Arena arena(nullptr);
+  Workspace<T>::take(arena, in, threads);
+  for (std::int64_t i = 0; i < in.A; ++i) LogPotentials<T>::take(arena, in.K);
+  return arena.used();
+}
+
+}  // namespace
+
+std::int64_t swapped_prediction_workspace(const SwappedPredictionWorkspace& p) {
+  return p.in.dtype == Dtype::kFloat64 ? workspace<double>(p.in, p.threads)
+                                       : workspace<float>(p.in, p.threads);
+}
+
+void swapped_prediction_fwd(const SwappedPredictionFwd& p) {
+  with_types(p.in.dtype, [&]<class T, class E>() { forward<T, E>(p); });
+}
+
+void swapped_prediction_bwd(const SwappedPredictionBwd& p) {
+  with_types(p.in.dtype, [&]<class T, class E>() { backward<T, E>(p); });
+}
+
+}  // namespace sslkern::cpu::SSLKERN_ISA
+
+SSLKERN_ENTRY(std::int64_t, swapped_prediction_workspace, const SwappedPredictionWorkspace&)
+SSLKERN_ENTRY(void, swapped_prediction_fwd, const SwappedPredictionFwd&)
+SSLKERN_ENTRY(void, swapped_prediction_bwd, const SwappedPredictionBwd&)

@@ -1,0 +1,346 @@
+#include "contract/sinkhorn.h"
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/ops/min.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "ops/autocast.h"
+#include "ops/backend.h"
+#include "ops/check.h"
+
+namespace sslkern::ops {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+constexpr const char* kOp = "sinkhorn";
+constexpr double kLargest = std::numeric_limits<double>::max();
+
+// The arguments of the potentials, as the user gave them.
+struct Arguments {
+  Tensor scores;
+  OptionalTensor queue, prototype_marginal, row_weight;
+  double epsilon;
+  int64_t iterations;
+  std::optional<double> tolerance;
+  bool from_probabilities;
+};
+
+void check_scores(const Tensor& scores, double epsilon) {
+  check_float_tensor(kOp, "scores", scores);
+  SSLKERN_CHECK(VALUE, scores.dim() == 2 || scores.dim() == 3, kOp, "scores",
+                "of shape (B, K) or (P, B, K)", "shape ", shape_name(scores));
+  SSLKERN_CHECK(VALUE, scores.numel() > 0, kOp, "scores",
+                "of shape (B, K) or (P, B, K) with no empty dimension", "shape ",
+                shape_name(scores));
+  check_positive(kOp, "epsilon", epsilon);
+}
+
+// The queue must agree with the scores in all but the number of rows.
+void check_queue(const Tensor& queue, const Tensor& scores) {
+  check_float_tensor(kOp, "queue", queue);
+  SSLKERN_CHECK(VALUE, queue.device() == scores.device(), kOp, "queue",
+                c10::str("on the device of scores, ", scores.device().str()), queue.device().str());
+  SSLKERN_CHECK(TYPE, queue.scalar_type() == scores.scalar_type(), kOp, "queue",
+                c10::str("of the dtype of scores, ", dtype_name(scores.scalar_type())),
+                dtype_name(queue.scalar_type()));
+  const bool fits = queue.dim() == scores.dim() && queue.size(-1) == scores.size(-1) &&
+                    (queue.dim() == 2 || queue.size(0) == scores.size(0));
+  SSLKERN_CHECK(VALUE, fits, kOp, "queue",
+                c10::str(scores.dim() == 2 ? "of shape (L, K)" : "of shape (P, L, K)",
+                         " to go with scores of shape ", shape_name(scores)),
+                "shape ", shape_name(queue));
+}
+
+// One number for each of `count`, or that for each of the problems.
+void check_shares(const char* name, const char* letter, const Tensor& t, int64_t count,
+                  const Tensor& scores) {
+  check_float_tensor(kOp, name, t);
+  const bool fits =
+      t.dim() == 1 || (t.dim() == 2 && scores.dim() == 3 && t.size(0) == scores.size(0));
+  SSLKERN_CHECK(VALUE, fits && t.size(-1) == count, kOp, name,
+                c10::str("of shape (", letter, ",)",
+                         scores.dim() == 3 ? c10::str(" or (P, ", letter, ")") : "", " with ",
+                         letter, " = ", count),
+                "shape ", shape_name(t));
+}
+
+int64_t rows_of(const Arguments& a) {
+  return a.scores.size(-2) + (a.queue ? a.queue->size(-2) : 0);
+}
+
+void check_arguments(const Arguments& a) {
+  check_scores(a.scores, a.epsilon);
+  if (a.queue) check_queue(*a.queue, a.scores);
+  if (a.prototype_marginal) {
+    check_shares("prototype_marginal", "K", *a.prototype_marginal, a.scores.size(-1), a.scores);
+  }
+  if (a.row_weight) {
+    check_shares("row_weight", a.queue ? "B + L" : "B", *a.row_weight, rows_of(a), a.scores);
+  }
+  SSLKERN_CHECK(VALUE, a.iterations >= 0, kOp, "iterations", "at least 0", a.iterations);
+  if (a.tolerance) check_positive(kOp, "tolerance", *a.tolerance);
+}
+
+// Exponentials have no sign; probabilities that have one are a mistake.
+void check_probabilities(const char* name, const Tensor& t) {
+  if (t.numel() == 0) return;
+  const double least = t.min().item<double>();
+  SSLKERN_CHECK(VALUE, !(least < 0), kOp, name, "non-negative with from_probabilities", least);
+}
+
+// (P, count) in float64, of what is (count) or (P, count).
+Tensor for_each_problem(const Tensor& t, int64_t problems) {
+  const Tensor wide = t.to(at::kDouble);
+  return wide.dim() == 2 ? wide.contiguous()
+                         : wide.unsqueeze(0).expand({problems, wide.size(0)}).contiguous();
+}
+
+// Shares as they are: positive and summing to 1, as far as their dtype can tell.
+Tensor checked_marginal(const Tensor& marginal, int64_t problems) {
+  const Tensor m = for_each_problem(marginal, problems);
+  const double* p = m.const_data_ptr<double>();
+  const auto dtype = marginal.scalar_type();
+  const double slack = dtype == at::kDouble ? 1e-8 : dtype == at::kFloat ? 1e-4 : 2e-2;
+  for (int64_t i = 0; i < m.size(0); ++i) {
+    double sum = 0;
+    for (int64_t k = 0; k < m.size(1); ++k) {
+      const double share = p[i * m.size(1) + k];
+      SSLKERN_CHECK(VALUE, share > 0 && share <= kLargest, kOp, "prototype_marginal",
+                    "positive and finite everywhere", share, " at ", k,
+                    ". Leave out the prototypes that are to get nothing.");
+      sum += share;
+    }
+    SSLKERN_CHECK(VALUE, std::abs(sum - 1) <= slack, kOp, "prototype_marginal", "of sum 1", sum);
+  }
+  return m;
+}
+
+// Weights divided by their sum.
+Tensor checked_weight(const Tensor& weight, int64_t problems) {
+  const Tensor w = for_each_problem(weight, problems).clone();
+  double* p = w.mutable_data_ptr<double>();
+  for (int64_t i = 0; i < w.size(0); ++i, p += w.size(1)) {
+    double sum = 0;
+    for (int64_t b = 0; b < w.size(1); ++b) {
+      SSLKERN_CHECK(VALUE, p[b] >= 0 && p[b] <= kLargest, kOp, "row_weight",
+                    "non-negative and finite everywhere", p[b], " at ", b);
+      sum += p[b];
+    }
+    SSLKERN_CHECK(VALUE, sum > 0 && sum <= kLargest, kOp, "row_weight", "of a positive, finite sum",
+                  sum);
+    for (int64_t b = 0; b < w.size(1); ++b) p[b] /= sum;
+  }
+  return w;
+}
+
+Tensor as_problems(const Tensor& t) {
+  const Tensor problems = t.dim() == 2 ? t.unsqueeze(0) : t;
+  return problems.stride(2) == 1 || problems.size(2) == 1 ? problems : problems.contiguous();
+}
+
+// One thread for so many elements: fewer cost more to start than they take to read.
+int threads_for(int64_t problems, int64_t rows, int64_t columns) {
+  constexpr int64_t kElements = 1 << 14, kRows = 8;
+  const int64_t worth = std::min(problems * rows * columns / kElements, problems * rows / kRows);
+  return int(std::clamp<int64_t>(worth, 1, at::get_num_threads()));
+}
+
+SinkhornRows rows_in(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1)}; }
+
+// What the plan is to be, and what else is wanted; `plan` is undefined where it is not.
+struct Wanted {
+  Tensor plan;
+  bool hard = false, in_place = false, potentials = false, diagnostics = false;
+};
+
+struct Results {
+  Tensor potential, row_potential, usage, entropy;
+};
+
+// Runs the kernel on arguments that have been checked.
+Results run(const Arguments& a, const Wanted& wanted) {
+  const Tensor s = as_problems(a.scores);
+  const int64_t problems = s.size(0), rows = s.size(1), columns = s.size(2);
+  if (a.from_probabilities) {
+    check_probabilities("scores", a.scores);
+    if (a.queue) check_probabilities("queue", *a.queue);
+  }
+  const Tensor marginal =
+      a.prototype_marginal ? checked_marginal(*a.prototype_marginal, problems) : Tensor();
+  const Tensor weight = a.row_weight ? checked_weight(*a.row_weight, problems) : Tensor();
+  const Tensor queue = a.queue && a.queue->numel() > 0 ? as_problems(*a.queue) : Tensor();
+  // (P,), where there is a P.
+  std::vector<int64_t> each;
+  if (a.scores.dim() == 3) each.push_back(problems);
+  const auto sized = [&](bool given, std::optional<int64_t> last) {
+    std::vector<int64_t> shape(each);
+    if (last) shape.push_back(*last);
+    return empty(given ? shape : std::vector<int64_t>{0}, at::kDouble, a.scores);
+  };
+  const bool alone = !wanted.plan.defined();
+  const Results results{sized(alone || wanted.potentials, columns), sized(wanted.potentials, rows),
+                        sized(wanted.diagnostics, columns),
+                        sized(wanted.diagnostics, std::nullopt)};
+  Sinkhorn p{};
+  p.scores = rows_in(s);
+  if (queue.defined()) p.queue = rows_in(queue);
+  p.P = problems;
+  p.B = rows;
+  p.L = queue.defined() ? queue.size(1) : 0;
+  p.K = columns;
+  p.marginal = marginal.defined() ? marginal.const_data_ptr<double>() : nullptr;
+  p.weight = weight.defined() ? weight.const_data_ptr<double>() : nullptr;
+  p.epsilon = a.epsilon;
+  p.tolerance = a.tolerance.value_or(0.0);
+  p.iterations = a.iterations;
+  p.dtype = to_dtype(s.scalar_type());
+  p.probabilities = a.from_probabilities;
+  p.hard = wanted.hard;
+  p.in_place = wanted.in_place;
+  if (wanted.plan.defined()) {
+    const Tensor plan = wanted.plan.dim() == 2 ? wanted.plan.unsqueeze(0) : wanted.plan;
+    p.results.plan = plan.mutable_data_ptr();
+    p.results.stride_plan_problem = plan.stride(0);
+    p.results.stride_plan_row = plan.stride(1);
+  }
+  if (alone || wanted.potentials) {
+    p.results.potential = results.potential.mutable_data_ptr<double>();
+  }
+  if (wanted.potentials) p.results.row_potential = results.row_potential.mutable_data_ptr<double>();
+  if (wanted.diagnostics) {
+    p.results.usage = results.usage.mutable_data_ptr<double>();
+    p.results.entropy = results.entropy.mutable_data_ptr<double>();
+  }
+  p.threads = threads_for(problems, rows + p.L, columns);
+  const Tensor workspace = empty({cpu::sinkhorn_workspace(p)}, at::kByte, a.scores);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::sinkhorn(p);
+  return results;
+}
+
+void check_apart(const Tensor& out, const char* name, const Tensor& other) {
+  const bool apart = at::get_overlap_status(out, other) == at::MemOverlapStatus::No;
+  SSLKERN_CHECK(VALUE, apart, kOp, "out", c10::str("apart from ", name),
+                c10::str("a tensor that shares memory with ", name));
+}
+
+void check_out(const Tensor& out, const Tensor& scores) {
+  check_float_tensor(kOp, "out", out);
+  check_like(kOp, "out", out, "scores", scores);
+  SSLKERN_CHECK(VALUE, out.stride(-1) == 1 || out.size(-1) == 1, kOp, "out", "of adjacent columns",
+                "columns ", out.stride(-1), " elements apart");
+  SSLKERN_CHECK(VALUE, at::has_internal_overlap(out) != at::MemOverlap::Yes, kOp, "out",
+                "a tensor whose elements have memory of their own", "an expanded one");
+  const bool same = out.data_ptr() == scores.data_ptr() && out.strides() == scores.strides();
+  if (!same) check_apart(out, "scores, or scores itself", scores);
+}
+
+Tensor sinkhorn_potential(const Tensor& scores, const OptionalTensor& queue,
+                          const OptionalTensor& prototype_marginal,
+                          const OptionalTensor& row_weight, double epsilon, int64_t iterations,
+                          std::optional<double> tolerance, bool from_probabilities) {
+  const Arguments a{scores,  queue,      prototype_marginal, row_weight,
+                    epsilon, iterations, tolerance,          from_probabilities};
+  check_arguments(a);
+  return run(a, {}).potential;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan(
+    const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
+    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
+    std::optional<double> tolerance, bool from_probabilities, bool hard, bool potentials,
+    bool diagnostics) {
+  const Arguments a{scores,  queue,      prototype_marginal, row_weight,
+                    epsilon, iterations, tolerance,          from_probabilities};
+  check_arguments(a);
+  const Tensor plan = empty(scores.sizes(), scores.scalar_type(), scores);
+  const Results r = run(a, {plan, hard, false, potentials, diagnostics});
+  return {plan, r.potential, r.row_potential, r.usage, r.entropy};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_out(
+    const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
+    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
+    std::optional<double> tolerance, bool from_probabilities, bool hard, bool potentials,
+    bool diagnostics, const Tensor& out) {
+  const Arguments a{scores,  queue,      prototype_marginal, row_weight,
+                    epsilon, iterations, tolerance,          from_probabilities};
+  check_arguments(a);
+  check_out(out, scores);
+  if (queue) check_apart(out, "queue", *queue);
+  const bool in_place = out.data_ptr() == scores.data_ptr();
+  const Results r = run(a, {out, hard, in_place, potentials, diagnostics});
+  return {r.potential, r.row_potential, r.usage, r.entropy};
+}
+
+// Any layout or device without a kernel ends here: the checks say which, in the same words as
+// everywhere.
+Tensor sinkhorn_potential_unsupported(const Tensor& scores, const OptionalTensor& queue,
+                                      const OptionalTensor& prototype_marginal,
+                                      const OptionalTensor& row_weight, double epsilon,
+                                      int64_t iterations, std::optional<double> tolerance,
+                                      bool from_probabilities) {
+  check_arguments({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+                   from_probabilities});
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::sinkhorn: no kernel for ", scores.device().str());
+}
+
+Tensor sinkhorn_potential_autocast(const Tensor& scores, const OptionalTensor& queue,
+                                   const OptionalTensor& prototype_marginal,
+                                   const OptionalTensor& row_weight, double epsilon,
+                                   int64_t iterations, std::optional<double> tolerance,
+                                   bool from_probabilities) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  Tensor s = scores;
+  OptionalTensor q = queue;
+  if (q) promote({&s, &*q});
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("sslkern::sinkhorn_potential", "")
+                             .typed<decltype(sinkhorn_potential)>();
+  return op.call(s, q, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+                 from_probabilities);
+}
+
+TORCH_LIBRARY_FRAGMENT(sslkern, m) {
+  m.def(
+      "sinkhorn_potential(Tensor scores, Tensor? queue, Tensor? prototype_marginal, "
+      "Tensor? row_weight, float epsilon, int iterations, float? tolerance, "
+      "bool from_probabilities) -> Tensor");
+  m.def(
+      "sinkhorn_plan(Tensor scores, Tensor? queue, Tensor? prototype_marginal, "
+      "Tensor? row_weight, float epsilon, int iterations, float? tolerance, "
+      "bool from_probabilities, bool hard, bool potentials, bool diagnostics) -> (Tensor plan, "
+      "Tensor potential, "
+      "Tensor row_potential, Tensor usage, Tensor entropy)");
+  m.def(
+      "sinkhorn_plan_out(Tensor scores, Tensor? queue, Tensor? prototype_marginal, "
+      "Tensor? row_weight, float epsilon, int iterations, float? tolerance, "
+      "bool from_probabilities, bool hard, bool potentials, bool diagnostics, Tensor(a!) out) -> "
+      "(Tensor potential, Tensor row_potential, Tensor usage, Tensor entropy)");
+}
+
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+  m.impl("sinkhorn_potential", &sinkhorn_potential);
+  m.impl("sinkhorn_plan", &sinkhorn_plan);
+  m.impl("sinkhorn_plan_out", &sinkhorn_plan_out);
+}
+
+TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
+  m.impl("sinkhorn_potential", &sinkhorn_potential_unsupported);
+}
+
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
+  m.impl("sinkhorn_potential", &sinkhorn_potential_autocast);
+}
+
+}  // namespace
+}  // namespace sslkern::ops

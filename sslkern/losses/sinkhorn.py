@@ -1,0 +1,50 @@
+"""Sinkhorn-Knopp as a module."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sslkern.ops._common import check_positive_number
+from sslkern.ops.sinkhorn import EPSILON, check_iterations, sinkhorn
+
+
+class SinkhornKnopp(nn.Module):
+    """`sslkern.sinkhorn` with its numbers held: what turns scores into targets.
+
+    Args:
+        epsilon: Positive number.
+        iterations: How many, at least 0.
+
+    Raises:
+        ValueError: If epsilon is not positive and finite, or iterations negative.
+
+    Example:
+        >>> import torch, sslkern
+        >>> assign = sslkern.losses.SinkhornKnopp(epsilon=0.05)
+        >>> target = assign(torch.randn(8, 4))
+        >>> loss = sslkern.soft_cross_entropy(
+        ...     torch.randn(8, 4, requires_grad=True), target, from_probabilities=True
+        ... )
+        >>> loss.backward()
+
+    Equals: `sslkern.reference.sinkhorn`.
+
+    Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
+    Assignments", 2020, https://arxiv.org/abs/2006.09882
+    """
+
+    def __init__(self, epsilon: float = EPSILON, iterations: int = 3) -> None:
+        super().__init__()
+        check_positive_number(epsilon, "epsilon", "sinkhorn")
+        check_iterations(iterations, "sinkhorn")
+        self.epsilon = epsilon
+        self.iterations = iterations
+
+    def forward(self, scores: Tensor, queue: Tensor | None = None) -> Tensor:
+        """The plan of ``scores`` (B, K), with the rows of ``queue`` (L, K) in the normalisation."""
+        plan: Tensor = sinkhorn(scores, self.epsilon, self.iterations, queue=queue)
+        return plan
+
+    def extra_repr(self) -> str:
+        """The numbers, for ``print(module)``."""
+        return f"epsilon={self.epsilon}, iterations={self.iterations}"

@@ -1,0 +1,91 @@
+"""SwAV's loss as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sslkern.losses._processes import refuse_processes
+from sslkern.ops._common import check_positive_number
+from sslkern.ops.sinkhorn import check_iterations
+from sslkern.ops.swapped_prediction import swav_loss
+
+
+class SwAVLoss(nn.Module):
+    """`sslkern.swav_loss` with its numbers held; constructor and call are those of lightly's.
+
+    Args:
+        temperature: Positive number, of the predictions.
+        sinkhorn_iterations: How many, at least 0.
+        sinkhorn_epsilon: Positive number, of the assignments.
+        sinkhorn_gather_distributed: Assign the rows of all processes together; without effect in
+            one process.
+
+    Raises:
+        ValueError: If a number is not positive and finite, or sinkhorn_iterations negative.
+        NotImplementedError: With ``sinkhorn_gather_distributed`` in more than one process.
+
+    Example:
+        >>> import torch, sslkern
+        >>> loss_fn = sslkern.losses.SwAVLoss()
+        >>> high = [torch.randn(8, 30, requires_grad=True) for _ in range(2)]
+        >>> low = [torch.randn(8, 30, requires_grad=True) for _ in range(6)]
+        >>> loss_fn(high, low).backward()
+
+    Equals: `sslkern.reference.swav_loss`.
+
+    Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
+    Assignments", 2020, https://arxiv.org/abs/2006.09882
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        sinkhorn_iterations: int = 3,
+        sinkhorn_epsilon: float = 0.05,
+        sinkhorn_gather_distributed: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive_number(temperature, "temperature", "swapped_prediction")
+        check_positive_number(sinkhorn_epsilon, "sinkhorn_epsilon", "swapped_prediction")
+        check_iterations(sinkhorn_iterations, "swapped_prediction")
+        self.temperature = temperature
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.sinkhorn_epsilon = sinkhorn_epsilon
+        self.sinkhorn_gather_distributed = sinkhorn_gather_distributed
+        self._check_processes()
+
+    def forward(
+        self,
+        high_resolution_outputs: Sequence[Tensor],
+        low_resolution_outputs: Sequence[Tensor] = (),
+        queue_outputs: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Mean loss over views of scores (B, K); queues of scores (L, K) for those of high ones."""
+        self._check_processes()
+        return swav_loss(
+            high_resolution_outputs,
+            low_resolution_outputs,
+            queue_outputs,
+            temperature=self.temperature,
+            epsilon=self.sinkhorn_epsilon,
+            iterations=self.sinkhorn_iterations,
+        )
+
+    def _check_processes(self) -> None:
+        """Also called when the module is used: it may be older than the process group."""
+        refuse_processes(
+            "swapped_prediction", "sinkhorn_gather_distributed", self.sinkhorn_gather_distributed
+        )
+
+    def extra_repr(self) -> str:
+        """The numbers, for ``print(module)``."""
+        return (
+            f"temperature={self.temperature}, sinkhorn_iterations={self.sinkhorn_iterations}, "
+            f"sinkhorn_epsilon={self.sinkhorn_epsilon}"
+        )
+
+
+SwaVLoss = SwAVLoss
+"""The name that lightly gives it."""
