@@ -28,7 +28,7 @@ def runs() -> list[object]:
 
 @pytest.mark.parametrize(("case", "size", "contender"), runs())
 def test_loss(benchmark: BenchmarkFixture, case: Case, size: Size, contender: Contender) -> None:
-    """Forward and backward in float32."""
+    """Forward and backward, if there is one, in float32."""
     if contender.compiles:
         torch._dynamo.reset()
     try:

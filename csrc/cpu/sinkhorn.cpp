@@ -191,7 +191,10 @@ void iterate(Problem<T, E>& q, const Domain& domain, const ProblemRows<E>& rows)
   first_potentials<T, E>(q, domain);
   for (std::int64_t t = 1; t < q.p.iterations; ++t) {
     q.each_chunk([&](std::int64_t c) { assign_chunk<T, E>(q, domain, rows, c); });
-    if (has_settled(q)) break;
+    if (has_settled(q)) {
+      q.team.wait();  // what tells so is written again
+      break;
+    }
     next_potentials<T, E>(q, domain);
   }
 }

@@ -8,8 +8,10 @@ from sslkern.bench import (
     ntxent,
     sampled_logits,
     siglip,
+    sinkhorn,
     soft_cross_entropy,
     supcon,
+    swapped_prediction,
 )
 from sslkern.bench.contenders import Case
 
@@ -23,6 +25,8 @@ _MODULES = (
     linear_cross_entropy,
     soft_cross_entropy,
     sampled_logits,
+    sinkhorn,
+    swapped_prediction,
 )
 
 CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}

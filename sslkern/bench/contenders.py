@@ -54,6 +54,7 @@ class Outcome:
     """What one forward and backward gives."""
 
     loss: Tensor
+    """Or whatever else the function returns, of any shape."""
     grads: tuple[Tensor, ...]
 
 
@@ -103,7 +104,13 @@ class Case:
     columns: Callable[[Size], int] = square
     """Columns of the matrix of all similarities, which has ``size.rows`` rows."""
     gradients: int | None = None
-    """How many of the inputs, from the first on, get a gradient; None for all."""
+    """How many of the inputs, from the first on, get a gradient; None for all. 0 for a function
+    that has none."""
+
+    @property
+    def passes(self) -> str:
+        """What is timed."""
+        return "forward" if self.gradients == 0 else "forward + backward"
 
     def problem(self, size: Size, dtype: torch.dtype) -> Problem:
         """Inputs of this size, the same in every process."""
@@ -118,7 +125,12 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 def differentiate(
     loss_fn: LossFn, inputs: tuple[Tensor, ...], gradients: int | None = None
 ) -> Outcome:
-    """One forward and backward of ``loss_fn`` on fresh leaves, so that no gradient accumulates."""
+    """One forward and backward of ``loss_fn`` on fresh leaves, so that no gradient accumulates.
+
+    Forward alone for a function without gradients.
+    """
+    if gradients == 0:
+        return Outcome(loss_fn(*inputs), ())
     leaves = [x.detach().requires_grad_() for x in inputs[:gradients]]
     loss = loss_fn(*leaves, *inputs[len(leaves) :])
     loss.backward()  # type: ignore[no-untyped-call]

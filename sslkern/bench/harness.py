@@ -146,7 +146,8 @@ def _warm_up(
         outcome = entry.step()
         if outcome is not None and target is not None:
             entry.row.loss_error = accuracy.max_error(outcome.loss, target.loss)
-            entry.row.grad_error = _gradient_error(outcome, target)
+            if outcome.grads:
+                entry.row.grad_error = _gradient_error(outcome, target)
 
     entry.attempt(first_call)
 

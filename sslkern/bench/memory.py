@@ -5,7 +5,8 @@
 A fresh process per contender, because a peak cannot be told apart from what earlier contenders
 left in the allocator. There: build the inputs; start the threads and load the libraries with a
 tiny problem; reset the high-water mark; run once; the mark minus what was resident before is what
-the step needed. The gradients of the inputs are subtracted: every implementation returns them.
+the step needed. The result and the gradients of the inputs are subtracted: every implementation
+returns them.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def measure_here(case: Case, contender: Contender, problem: Problem) -> int | No
     peak = _peak()
     if before is None or peak is None or outcome is None:
         return None
-    returned = sum(g.numel() * g.element_size() for g in outcome.grads)
+    returned = sum(x.numel() * x.element_size() for x in (outcome.loss, *outcome.grads))
     return max(0, peak - before - returned)
 
 

@@ -64,8 +64,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=parse_sizes,
         metavar="NxD,...",
         help="N rows of D features: of both views together (ntxent, dcl), queries (info_nce,"
-        " negative_sampling), pairs (clip, siglip), rows of scores (soft_cross_entropy, D classes),"
-        f" tokens (linear_cross_entropy) or all (supcon); default: {_default_sizes()}",
+        " negative_sampling), pairs (clip, siglip), rows of scores (soft_cross_entropy with D"
+        " classes, sinkhorn with D prototypes), of each view (swav), tokens (linear_cross_entropy)"
+        f" or all (supcon); default: {_default_sizes()}",
     )
     parser.add_argument(
         "--dtype",
@@ -236,7 +237,7 @@ def _publish(
 
     dtype = str(plan.dtype).removeprefix("torch.")
     threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
-    title = f"{case.title}, forward + backward, {dtype}, {threads}"
+    title = f"{case.title}, {case.passes}, {dtype}, {threads}"
     print_results(results, title)
     try:
         write_json(results, json_path)
