@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,12 @@ def row_of(document: dict[str, Any], size: tuple[int, int], contender: str) -> d
     return {}
 
 
-def ratio(row: dict[str, Any]) -> str:
-    """How many times slower a contender is."""
-    return f"{row['sslkern_speedup']:.1f}x" if row.get("sslkern_speedup") else "-"
+def ratio(row: dict[str, Any], ours: dict[str, Any]) -> str:
+    """How many times slower a contender is: the median over the rounds."""
+    if not row.get("times_s"):
+        return "-"
+    pairs = zip(row["times_s"], ours["times_s"], strict=True)
+    return f"{statistics.median(theirs / own for theirs, own in pairs):.1f}x"
 
 
 def mebibytes(row: dict[str, Any]) -> str:
@@ -65,7 +69,7 @@ def table_row(document: dict[str, Any], label: str, size: tuple[int, int]) -> st
         label,
         f"{size[0]} x {size[1]}",
         milliseconds(ours),
-        *(ratio(row_of(document, size, name)) for name in CONTENDERS),
+        *(ratio(row_of(document, size, name), ours) for name in CONTENDERS),
         f"{over_floor:.2f}" if over_floor else "-",
         f"{ours['fraction_of_fma_peak']:.0%}",
         mebibytes(ours),
@@ -81,7 +85,7 @@ LOSSES_HEADER = """\
 
 PML, CHUNKED = "pytorch-metric-learning", "torch chunked"
 
-LOSSES = (
+LOSSES: tuple[tuple[Any, ...], ...] = (
     ("clip-float32", (4096, 128), "CLIP, B = 4096, D = 128", "open_clip"),
     ("clip-float32", (4096, 512), "CLIP, B = 4096, D = 512", "open_clip"),
     ("info_nce-float32", (256, 128), "MoCo, 256 x 65536 queue, D = 128", "info-nce-pytorch"),
@@ -94,14 +98,25 @@ LOSSES = (
     ("linear_cross_entropy-float32", (2048, 768), "vocabulary, 2048 x 30522 x 768", CHUNKED),
     ("soft_cross_entropy-float32", (640, 65536), "DINO, 640 x 65536", "dino"),
     ("negative_sampling-float32", (16384, 128), "word2vec, 16384 x (1 + 20), D = 128", ""),
+    ("sinkhorn-float32", (64, 3000), "Sinkhorn, 64 x 3000", "swav"),
+    ("sinkhorn-float32", (4096, 3000), "Sinkhorn, 4096 x 3000", "swav"),
+    ("sinkhorn-float32", (4096, 3000), "Sinkhorn, 4096 x 3000, `out=`", "swav", "sslkern out="),
+    ("swav-float32", (256, 3000), "SwAV, 2 + 6 crops, 256 x 3000", "lightly"),
+    ("cross_correlation-float32", (256, 8192), "Barlow Twins, 256 x 8192", "lightly"),
+    ("cross_correlation-float32", (1024, 2048), "Barlow Twins, 1024 x 2048", "lightly"),
+    ("cross_correlation-float32", (2048, 2048), "Barlow Twins, 2048 x 2048", "lightly"),
+    ("covariance-float32", (256, 8192), "VICReg, 256 x 8192", "lightly"),
+    ("covariance-float32", (2048, 2048), "VICReg, 2048 x 2048", "lightly"),
 )
 
 
-def losses_row(name: str, size: tuple[int, int], label: str, peer: str) -> str:
+def losses_row(
+    name: str, size: tuple[int, int], label: str, peer: str, contender: str = "sslkern"
+) -> str:
     """One line of the table of all other losses."""
     document = load(name)
-    ours = row_of(document, size, "sslkern")
-    versus = [ratio(row_of(document, size, other)) for other in ("eager", "compile", peer)]
+    ours = row_of(document, size, contender)
+    versus = [ratio(row_of(document, size, other), ours) for other in ("eager", "compile", peer)]
     memory = [mebibytes(ours), mebibytes(row_of(document, size, "eager"))]
     floor = f"{ours['time_over_floor']:.2f}"
     return f"| {' | '.join([label, milliseconds(ours), *versus, floor, *memory])} |"
@@ -131,9 +146,10 @@ def table() -> str:
             *(losses_row(*case) for case in LOSSES),
             "",
             "The peer is open_clip (CLIP, SigLIP), info-nce-pytorch (MoCo), "
-            "pytorch-metric-learning (SupCon), lightly (DCL), torch's chunked "
-            "`linear_cross_entropy` (vocabulary) or the formulas of DINO's authors. DINO's floor "
-            "writes into memory that is there already.",
+            "pytorch-metric-learning (SupCon), lightly (DCL, SwAV, Barlow Twins, VICReg), torch's chunked "
+            "`linear_cross_entropy` (vocabulary), the formulas of DINO's authors or the loop of "
+            "SwAV's (Sinkhorn, 3 iterations, which has no backward pass). The floors of DINO, "
+            "Sinkhorn and SwAV write into memory that is there already.",
             "",
             f"{environment['cpu']}, {environment['threads']} threads, "
             f"torch {environment['torch']}. "
