@@ -24,6 +24,7 @@ try:
         soft_cross_entropy,
         supcon_loss,
         uniformity,
+        wmse_loss,
     )
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
@@ -54,4 +55,5 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "uniformity",
+    "wmse_loss",
 ]

@@ -13,6 +13,7 @@ from sslkern.ops.sampled_logits import (
 from sslkern.ops.siglip import siglip_loss
 from sslkern.ops.soft_cross_entropy import soft_cross_entropy
 from sslkern.ops.supcon import dcl_loss, supcon_loss, uniformity
+from sslkern.ops.wmse import wmse_loss
 
 __all__ = [
     "clip_loss",
@@ -29,4 +30,5 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "uniformity",
+    "wmse_loss",
 ]

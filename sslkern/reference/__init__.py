@@ -15,6 +15,7 @@ from sslkern.reference.sampled_logits import (
 from sslkern.reference.siglip import siglip_loss
 from sslkern.reference.soft_cross_entropy import soft_cross_entropy
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
+from sslkern.reference.wmse import wmse_loss
 
 __all__ = [
     "clip_loss",
@@ -31,4 +32,5 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "uniformity",
+    "wmse_loss",
 ]

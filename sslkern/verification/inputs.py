@@ -38,6 +38,11 @@ def views_of_half(n: int, dim: int, g: Generator) -> Values:
     return views(n // 2, dim, g)
 
 
+def views_to_whiten(n: int, dim: int, g: Generator) -> Values:
+    """More rows than twice their width."""
+    return views(n + 2 * dim, dim, g)
+
+
 def points(n: int, dim: int, g: Generator) -> Values:
     """Rows alone."""
     return {"x": _rows(n, dim, g)}
