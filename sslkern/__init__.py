@@ -23,6 +23,7 @@ try:
         siglip_loss,
         soft_cross_entropy,
         supcon_loss,
+        tico_loss,
         uniformity,
         wmse_loss,
     )
@@ -54,6 +55,7 @@ __all__ = [
     "siglip_loss",
     "soft_cross_entropy",
     "supcon_loss",
+    "tico_loss",
     "uniformity",
     "wmse_loss",
 ]

@@ -8,6 +8,7 @@ from sslkern.losses.sampled_logits import NegativeSamplingLoss, SampledNCELoss
 from sslkern.losses.siglip import SigLipLoss
 from sslkern.losses.soft_cross_entropy import SoftCrossEntropyLoss
 from sslkern.losses.supcon import DCLLoss, DCLWLoss, SupConLoss, negative_mises_fisher_weights
+from sslkern.losses.tico import TiCoLoss
 from sslkern.losses.wmse import WMSELoss
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "SigLipLoss",
     "SoftCrossEntropyLoss",
     "SupConLoss",
+    "TiCoLoss",
     "WMSELoss",
     "negative_mises_fisher_weights",
 ]

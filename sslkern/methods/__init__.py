@@ -3,5 +3,6 @@
 from sslkern.methods.queue import Queue
 from sslkern.methods.simclr import SimCLR
 from sslkern.methods.unigram import UnigramSampler
+from sslkern.ops.tico import TiCoState
 
-__all__ = ["Queue", "SimCLR", "UnigramSampler"]
+__all__ = ["Queue", "SimCLR", "TiCoState", "UnigramSampler"]

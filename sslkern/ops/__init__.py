@@ -13,6 +13,7 @@ from sslkern.ops.sampled_logits import (
 from sslkern.ops.siglip import siglip_loss
 from sslkern.ops.soft_cross_entropy import soft_cross_entropy
 from sslkern.ops.supcon import dcl_loss, supcon_loss, uniformity
+from sslkern.ops.tico import tico_loss
 from sslkern.ops.wmse import wmse_loss
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "siglip_loss",
     "soft_cross_entropy",
     "supcon_loss",
+    "tico_loss",
     "uniformity",
     "wmse_loss",
 ]

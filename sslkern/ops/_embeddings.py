@@ -45,7 +45,8 @@ def check_rows(z: object, name: str, op: str, letters: str = "ND", least: int = 
         )
     if z.dim() != len(letters) or z.shape[0] < least or 0 in z.shape:
         shape = f"({', '.join(letters)})"
-        requirement = f"of shape {shape} with N >= {least} and no empty dimension"
+        rows = f"{letters[0]} >= {least} and " if least > 1 else ""
+        requirement = f"of shape {shape} with {rows}no empty dimension"
         refuse(op, name, requirement, f"shape {tuple(z.shape)}")
 
 

@@ -15,6 +15,7 @@ from sslkern.reference.sampled_logits import (
 from sslkern.reference.siglip import siglip_loss
 from sslkern.reference.soft_cross_entropy import soft_cross_entropy
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
+from sslkern.reference.tico import tico_loss
 from sslkern.reference.wmse import wmse_loss
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "siglip_loss",
     "soft_cross_entropy",
     "supcon_loss",
+    "tico_loss",
     "uniformity",
     "wmse_loss",
 ]

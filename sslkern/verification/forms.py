@@ -188,6 +188,21 @@ FORMS = (
     Form("negative_sampling_loss", "", inputs.samples, terms.samples, None),
     Form("sampled_nce_loss", "", inputs.with_normalizer, terms.samples),
     Form("sampled_nce_loss", "estimated normalizer", inputs.samples, terms.samples),
+    *(
+        Form(
+            "tico_loss",
+            about,
+            inputs.views_and_covariance,
+            _whole("z_a", "z_b"),
+            None,
+            constants=("state",),
+            options=options,
+        )
+        for about, options in (
+            ("", {}),
+            ("differentiated covariance", {"differentiate_covariance": True}),
+        )
+    ),
     Form("wmse_loss", "", inputs.views_to_whiten, _whole("z_a", "z_b"), None, options={}),
 )
 """In the order of their tables."""

@@ -43,6 +43,12 @@ def views_to_whiten(n: int, dim: int, g: Generator) -> Values:
     return views(n + 2 * dim, dim, g)
 
 
+def views_and_covariance(n: int, dim: int, g: Generator) -> Values:
+    """That of other rows."""
+    earlier = _unit(4 * n, dim, g)
+    return views(n, dim, g) | {"state": earlier.T @ earlier / len(earlier)}
+
+
 def points(n: int, dim: int, g: Generator) -> Values:
     """Rows alone."""
     return {"x": _rows(n, dim, g)}
