@@ -1,7 +1,9 @@
 """Losses as modules."""
 
+from sslkern.losses.frossl import FroSSLLoss
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
 from sslkern.losses.linear_cross_entropy import LinearCrossEntropyLoss
+from sslkern.losses.mmcr import MMCRLoss
 from sslkern.losses.ntxent import NTXentLoss
 from sslkern.losses.ressl import ReSSLLoss
 from sslkern.losses.sampled_logits import NegativeSamplingLoss, SampledNCELoss
@@ -15,8 +17,10 @@ __all__ = [
     "ClipLoss",
     "DCLLoss",
     "DCLWLoss",
+    "FroSSLLoss",
     "InfoNCELoss",
     "LinearCrossEntropyLoss",
+    "MMCRLoss",
     "NTXentLoss",
     "NegativeSamplingLoss",
     "ReSSLLoss",

@@ -1,7 +1,9 @@
 """The operators: one file each with the public function, its shapes and its gradient."""
 
+from sslkern.ops.frossl import frossl_loss
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
+from sslkern.ops.mmcr import mmcr_loss
 from sslkern.ops.ntxent import ntxent_loss
 from sslkern.ops.ressl import ressl_loss
 from sslkern.ops.sampled_logits import (
@@ -20,8 +22,10 @@ __all__ = [
     "clip_loss",
     "dcl_loss",
     "estimate_log_normalizer",
+    "frossl_loss",
     "info_nce_loss",
     "linear_cross_entropy",
+    "mmcr_loss",
     "negative_sampling_loss",
     "ntxent_loss",
     "ressl_loss",

@@ -3,8 +3,10 @@
 Tests, benchmarks and documentation compare against these functions and nothing else.
 """
 
+from sslkern.reference.frossl import frossl_loss
 from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
+from sslkern.reference.mmcr import mmcr_loss
 from sslkern.reference.ntxent import ntxent_loss
 from sslkern.reference.ressl import ressl_loss
 from sslkern.reference.sampled_logits import (
@@ -22,8 +24,10 @@ __all__ = [
     "clip_loss",
     "contrastive_accuracy",
     "dcl_loss",
+    "frossl_loss",
     "info_nce_loss",
     "linear_cross_entropy",
+    "mmcr_loss",
     "negative_sampling_loss",
     "ntxent_loss",
     "ressl_loss",

@@ -190,6 +190,19 @@ FORMS = (
     Form("sampled_nce_loss", "estimated normalizer", inputs.samples, terms.samples),
     *(
         Form(
+            "mmcr_loss",
+            about,
+            inputs.three_views,
+            _whole("views"),
+            None,
+            normalizes=True,
+            options=options,
+        )
+        for about, options in (("", {}), ("samples", {"lmda": 0.5}))
+    ),
+    Form("frossl_loss", "", inputs.three_views, _whole("views", loss=10.0), None, options={}),
+    *(
+        Form(
             "tico_loss",
             about,
             inputs.views_and_covariance,

@@ -49,6 +49,12 @@ def views_and_covariance(n: int, dim: int, g: Generator) -> Values:
     return views(n, dim, g) | {"state": earlier.T @ earlier / len(earlier)}
 
 
+def three_views(n: int, dim: int, g: Generator) -> Values:
+    """That resemble each other."""
+    shared = _rows(n, dim, g)
+    return {"views": torch.stack([shared + _rows(n, dim, g) for _ in range(3)], dim=1)}
+
+
 def points(n: int, dim: int, g: Generator) -> Values:
     """Rows alone."""
     return {"x": _rows(n, dim, g)}
