@@ -2,6 +2,7 @@
 
 from sslkern.losses.frossl import FroSSLLoss
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
+from sslkern.losses.koleo import KoLeoLoss
 from sslkern.losses.linear_cross_entropy import LinearCrossEntropyLoss
 from sslkern.losses.mmcr import MMCRLoss
 from sslkern.losses.ntxent import NTXentLoss
@@ -19,6 +20,7 @@ __all__ = [
     "DCLWLoss",
     "FroSSLLoss",
     "InfoNCELoss",
+    "KoLeoLoss",
     "LinearCrossEntropyLoss",
     "MMCRLoss",
     "NTXentLoss",

@@ -2,6 +2,7 @@
 
 from sslkern.ops.frossl import frossl_loss
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
+from sslkern.ops.koleo import koleo_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
 from sslkern.ops.mmcr import mmcr_loss
 from sslkern.ops.ntxent import ntxent_loss
@@ -24,6 +25,7 @@ __all__ = [
     "estimate_log_normalizer",
     "frossl_loss",
     "info_nce_loss",
+    "koleo_loss",
     "linear_cross_entropy",
     "mmcr_loss",
     "negative_sampling_loss",

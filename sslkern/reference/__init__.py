@@ -5,6 +5,7 @@ Tests, benchmarks and documentation compare against these functions and nothing 
 
 from sslkern.reference.frossl import frossl_loss
 from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
+from sslkern.reference.koleo import koleo_loss
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
 from sslkern.reference.mmcr import mmcr_loss
 from sslkern.reference.ntxent import ntxent_loss
@@ -26,6 +27,7 @@ __all__ = [
     "dcl_loss",
     "frossl_loss",
     "info_nce_loss",
+    "koleo_loss",
     "linear_cross_entropy",
     "mmcr_loss",
     "negative_sampling_loss",

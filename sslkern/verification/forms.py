@@ -201,6 +201,7 @@ FORMS = (
         for about, options in (("", {}), ("samples", {"lmda": 0.5}))
     ),
     Form("frossl_loss", "", inputs.three_views, _whole("views", loss=10.0), None, options={}),
+    Form("koleo_loss", "", inputs.rows, _whole("z"), None, options={}),
     *(
         Form(
             "tico_loss",

@@ -60,6 +60,11 @@ def points(n: int, dim: int, g: Generator) -> Values:
     return {"x": _rows(n, dim, g)}
 
 
+def rows(n: int, dim: int, g: Generator) -> Values:
+    """The same by another name."""
+    return {"z": _rows(n, dim, g)}
+
+
 def query_key(n: int, dim: int, g: Generator) -> Values:
     """Independent rows."""
     return {"query": _rows(n, dim, g), "key": _rows(n, dim, g)}
