@@ -234,10 +234,25 @@ def through_the_meta_device(head: Prototypes) -> Prototypes:
     return head
 
 
+def through_another_dtype(head: Prototypes) -> Prototypes:
+    """With new parameters rather than new contents."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        return head.double().float()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
 @pytest.mark.parametrize(
     "changed",
-    [copy.deepcopy, through_a_file, through_the_meta_device, lambda head: head.double().float()],
-    ids=["copy", "file", "meta", "dtypes"],
+    [
+        copy.deepcopy,
+        through_a_file,
+        through_the_meta_device,
+        through_another_dtype,
+        lambda head: head.double().float(),
+    ],
+    ids=["copy", "file", "meta", "new parameters", "dtypes"],
 )
 def test_copies_stay_frozen_as_long(changed: Callable[[Prototypes], Prototypes]) -> None:
     head = make_head(3)

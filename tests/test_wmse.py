@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import sslkern
-from sslkern import reference
+from sslkern import ops, reference
 from sslkern.accuracy import assert_accurate
 from sslkern.bench import peers
 from sslkern.bench.contenders import UnavailableError
@@ -355,6 +355,13 @@ def test_one_singular_sub_batch_is_enough() -> None:
     z[1:, 2] = 0
     with pytest.raises(ValueError, match=r"every sub-batch of 6 rows, got one where column 2 is"):
         sslkern.wmse_loss(z, B, w_size=6)
+
+
+def test_a_factorisation_that_stops_is_noticed_whatever_it_leaves() -> None:
+    covariance = torch.eye(3).expand(2, 3, 3)
+    info = torch.tensor([0, 2])
+    dependent = ops.wmse._dependent_columns(covariance, covariance, info)
+    assert dependent.tolist() == [[False] * 3, [False, True, False]]
 
 
 def test_collapse_is_refused() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslkern.ops._embeddings import check_not_negative, full_precision, stack_views
+from sslkern.ops._embeddings import check_not_negative, stack_views
 from sslkern.reference._common import normalize_rows
 
 _OP = "mmcr"
@@ -55,14 +55,13 @@ def mmcr_loss(
     """
     check_not_negative(lmda, "lmda", _OP)
     z = stack_views(views, _OP)
-    with full_precision(z):
-        finite = z.isfinite().all()
-        # A decomposition raises an error of its own on the rest, or never ends.
-        rows = torch.where(finite, z, 0)
-        if normalize:
-            rows = normalize_rows(rows.flatten(0, 1)).view(z.shape)
-        loss: Tensor = -torch.linalg.svdvals(rows.mean(1)).sum()
-        if lmda != 0:
-            loss = loss + lmda * torch.linalg.svdvals(rows).sum(1).mean()
-        invalid = torch.where(finite, 0.0, torch.nan)
-        return loss + (invalid * z).mean()
+    finite = z.isfinite().all()
+    # A decomposition raises an error of its own on the rest, or never ends.
+    rows = torch.where(finite, z, 0)
+    if normalize:
+        rows = normalize_rows(rows.flatten(0, 1)).view(z.shape)
+    loss: Tensor = -torch.linalg.svdvals(rows.mean(1)).sum()
+    if lmda != 0:
+        loss = loss + lmda * torch.linalg.svdvals(rows).sum(1).mean()
+    invalid = torch.where(finite, 0.0, torch.nan)
+    return loss + (invalid * z).mean()

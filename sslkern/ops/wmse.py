@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sslkern.ops._common import refuse
-from sslkern.ops._embeddings import check_count, check_pair, full_precision, working_dtype
+from sslkern.ops._embeddings import check_count, check_pair, working_dtype
 from sslkern.reference._common import normalize_rows
 
 _OP = "wmse"
@@ -70,18 +70,17 @@ def wmse_loss(
     size = _sub_batch_size(z_a, w_size)
     check_count(w_iter, "w_iter", _OP)
     rows = z_a.shape[0]
-    with full_precision(z_a):
-        a, b = z_a.double(), z_b.double()
-        if size == rows:
-            a, b = a[None], b[None]
-        else:
-            draws = [
-                torch.randperm(rows, generator=generator, device=z_a.device) for _ in range(w_iter)
-            ]
-            parts = torch.cat(draws).reshape(-1, size)
-            a, b = a[parts], b[parts]
-        cosine = (_whitened_unit_rows(a, "z_a") * _whitened_unit_rows(b, "z_b")).sum(1)
-        return (2 - 2 * cosine.mean()).to(working_dtype(z_a, z_b))
+    a, b = z_a.double(), z_b.double()
+    if size == rows:
+        a, b = a[None], b[None]
+    else:
+        draws = [
+            torch.randperm(rows, generator=generator, device=z_a.device) for _ in range(w_iter)
+        ]
+        parts = torch.cat(draws).reshape(-1, size)
+        a, b = a[parts], b[parts]
+    cosine = (_whitened_unit_rows(a, "z_a") * _whitened_unit_rows(b, "z_b")).sum(1)
+    return (2 - 2 * cosine.mean()).to(working_dtype(z_a, z_b))
 
 
 def check_sub_batches(w_size: int | None, w_iter: int) -> None:
@@ -130,8 +129,7 @@ def _dependent_columns(covariance: Tensor, factor: Tensor, info: Tensor) -> Tens
     variance, left = covariance[:, column, column], factor[:, column, column]
     nothing = dim * torch.finfo(factor.dtype).eps * variance
     failed_at = column + 1 == info[:, None]
-    # A factorisation that stopped says nothing of the columns behind.
-    return torch.where(info[:, None] > 0, failed_at, left.square() <= nothing)
+    return failed_at | (left.square() <= nothing)
 
 
 def _check_rank(dependent: Tensor, covariance: Tensor, name: str, size: int) -> None:
