@@ -13,8 +13,11 @@ try:
         clip_loss,
         dcl_loss,
         estimate_log_normalizer,
+        frossl_loss,
         info_nce_loss,
+        koleo_loss,
         linear_cross_entropy,
+        mmcr_loss,
         negative_sampling_loss,
         ntxent_loss,
         ressl_loss,
@@ -25,7 +28,9 @@ try:
         soft_cross_entropy,
         supcon_loss,
         swav_loss,
+        tico_loss,
         uniformity,
+        wmse_loss,
     )
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
@@ -42,9 +47,12 @@ __all__ = [
     "dcl_loss",
     "estimate_log_normalizer",
     "fma_peak",
+    "frossl_loss",
     "info_nce_loss",
+    "koleo_loss",
     "linear_cross_entropy",
     "losses",
+    "mmcr_loss",
     "negative_sampling_loss",
     "ntxent_loss",
     "rankme",
@@ -57,5 +65,7 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "swav_loss",
+    "tico_loss",
     "uniformity",
+    "wmse_loss",
 ]

@@ -1,7 +1,10 @@
 """The operators: one file each with the public function, its shapes and its gradient."""
 
+from sslkern.ops.frossl import frossl_loss
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
+from sslkern.ops.koleo import koleo_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
+from sslkern.ops.mmcr import mmcr_loss
 from sslkern.ops.ntxent import ntxent_loss
 from sslkern.ops.ressl import ressl_loss
 from sslkern.ops.sampled_logits import (
@@ -15,13 +18,18 @@ from sslkern.ops.sinkhorn import sinkhorn
 from sslkern.ops.soft_cross_entropy import soft_cross_entropy
 from sslkern.ops.supcon import dcl_loss, supcon_loss, uniformity
 from sslkern.ops.swapped_prediction import swav_loss
+from sslkern.ops.tico import tico_loss
+from sslkern.ops.wmse import wmse_loss
 
 __all__ = [
     "clip_loss",
     "dcl_loss",
     "estimate_log_normalizer",
+    "frossl_loss",
     "info_nce_loss",
+    "koleo_loss",
     "linear_cross_entropy",
+    "mmcr_loss",
     "negative_sampling_loss",
     "ntxent_loss",
     "ressl_loss",
@@ -32,5 +40,7 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "swav_loss",
+    "tico_loss",
     "uniformity",
+    "wmse_loss",
 ]

@@ -3,8 +3,11 @@
 Tests, benchmarks and documentation compare against these functions and nothing else.
 """
 
+from sslkern.reference.frossl import frossl_loss
 from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
+from sslkern.reference.koleo import koleo_loss
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
+from sslkern.reference.mmcr import mmcr_loss
 from sslkern.reference.ntxent import ntxent_loss
 from sslkern.reference.ressl import ressl_loss
 from sslkern.reference.sampled_logits import (
@@ -17,13 +20,18 @@ from sslkern.reference.sinkhorn import sinkhorn
 from sslkern.reference.soft_cross_entropy import soft_cross_entropy
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
 from sslkern.reference.swapped_prediction import swav_loss
+from sslkern.reference.tico import tico_loss
+from sslkern.reference.wmse import wmse_loss
 
 __all__ = [
     "clip_loss",
     "contrastive_accuracy",
     "dcl_loss",
+    "frossl_loss",
     "info_nce_loss",
+    "koleo_loss",
     "linear_cross_entropy",
+    "mmcr_loss",
     "negative_sampling_loss",
     "ntxent_loss",
     "ressl_loss",
@@ -34,5 +42,7 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "swav_loss",
+    "tico_loss",
     "uniformity",
+    "wmse_loss",
 ]

@@ -70,6 +70,10 @@ def _contrast(*names: str, **options: Any) -> Callable[[Case], Terms]:
     return lambda case: terms.contrast(case, *names, **options)
 
 
+def _whole(*names: str, loss: float = 1.0) -> Callable[[Case], Terms]:
+    return lambda case: terms.whole_batch(case, *names, loss=loss)
+
+
 _MEAN = {"reduction": "mean"}
 _EACH = {"reduction": "none"}
 
@@ -184,5 +188,35 @@ FORMS = (
     Form("negative_sampling_loss", "", inputs.samples, terms.samples, None),
     Form("sampled_nce_loss", "", inputs.with_normalizer, terms.samples),
     Form("sampled_nce_loss", "estimated normalizer", inputs.samples, terms.samples),
+    *(
+        Form(
+            "mmcr_loss",
+            about,
+            inputs.three_views,
+            _whole("views"),
+            None,
+            normalizes=True,
+            options=options,
+        )
+        for about, options in (("", {}), ("samples", {"lmda": 0.5}))
+    ),
+    Form("frossl_loss", "", inputs.three_views, _whole("views", loss=10.0), None, options={}),
+    Form("koleo_loss", "", inputs.rows, _whole("z"), None, options={}),
+    *(
+        Form(
+            "tico_loss",
+            about,
+            inputs.views_and_covariance,
+            _whole("z_a", "z_b"),
+            None,
+            constants=("state",),
+            options=options,
+        )
+        for about, options in (
+            ("", {}),
+            ("differentiated covariance", {"differentiate_covariance": True}),
+        )
+    ),
+    Form("wmse_loss", "", inputs.views_to_whiten, _whole("z_a", "z_b"), None, options={}),
 )
 """In the order of their tables."""

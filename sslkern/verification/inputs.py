@@ -38,9 +38,31 @@ def views_of_half(n: int, dim: int, g: Generator) -> Values:
     return views(n // 2, dim, g)
 
 
+def views_to_whiten(n: int, dim: int, g: Generator) -> Values:
+    """More rows than twice their width."""
+    return views(n + 2 * dim, dim, g)
+
+
+def views_and_covariance(n: int, dim: int, g: Generator) -> Values:
+    """That of other rows."""
+    earlier = _unit(4 * n, dim, g)
+    return views(n, dim, g) | {"state": earlier.T @ earlier / len(earlier)}
+
+
+def three_views(n: int, dim: int, g: Generator) -> Values:
+    """That resemble each other."""
+    shared = _rows(n, dim, g)
+    return {"views": torch.stack([shared + _rows(n, dim, g) for _ in range(3)], dim=1)}
+
+
 def points(n: int, dim: int, g: Generator) -> Values:
     """Rows alone."""
     return {"x": _rows(n, dim, g)}
+
+
+def rows(n: int, dim: int, g: Generator) -> Values:
+    """The same by another name."""
+    return {"z": _rows(n, dim, g)}
 
 
 def query_key(n: int, dim: int, g: Generator) -> Values:

@@ -159,3 +159,11 @@ def samples(case: Case) -> Terms:
         "temperature": query * row * case.factor**2,
     }
     return Terms(sizes)
+
+
+def whole_batch(case: Case, *names: str, loss: float = 1.0) -> Terms:
+    """Of one loss of all rows, which is a difference of sums of this size; its gradients are not.
+
+    Errors of the gradients are relative to their largest elements.
+    """
+    return Terms({"loss": loss} | dict.fromkeys(names, 0.0))
