@@ -146,10 +146,10 @@ def table() -> str:
             *(losses_row(*case) for case in LOSSES),
             "",
             "The peer is open_clip (CLIP, SigLIP), info-nce-pytorch (MoCo), "
-            "pytorch-metric-learning (SupCon), lightly (DCL, SwAV, Barlow Twins, VICReg), torch's chunked "
-            "`linear_cross_entropy` (vocabulary), the formulas of DINO's authors or the loop of "
-            "SwAV's (Sinkhorn, 3 iterations, which has no backward pass). The floors of DINO, "
-            "Sinkhorn and SwAV write into memory that is there already.",
+            "pytorch-metric-learning (SupCon), lightly (DCL, SwAV, Barlow Twins, VICReg), "
+            "torch's chunked `linear_cross_entropy` (vocabulary), the formulas of DINO's authors "
+            "or the loop of SwAV's (Sinkhorn, 3 iterations, which has no backward pass). The "
+            "floors of DINO, Sinkhorn and SwAV write into memory that is there already.",
             "",
             f"{environment['cpu']}, {environment['threads']} threads, "
             f"torch {environment['torch']}. "
