@@ -10,6 +10,7 @@ try:
     from sslkern._build import build_config, fma_peak
     from sslkern.metrics import alignment, contrastive_accuracy, rankme
     from sslkern.ops import (
+        barlow_twins_loss,
         clip_loss,
         dcl_loss,
         estimate_log_normalizer,
@@ -34,6 +35,7 @@ except ImportError:
 __all__ = [
     "__version__",
     "alignment",
+    "barlow_twins_loss",
     "build_config",
     "clip_loss",
     "contrastive_accuracy",

@@ -252,6 +252,7 @@ def test_cubic_peer_is_skipped_above_its_limit():
         ("siglip", "open_clip"),
         ("supcon", "pytorch-metric-learning"),
         ("dcl", "lightly"),
+        ("cross_correlation", "lightly"),
         ("linear_cross_entropy", "torch chunked"),
         ("linear_cross_entropy", "torch dense"),
     ],

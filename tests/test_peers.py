@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sslkern.bench import peers
 from sslkern.bench.contenders import UnavailableError
-from sslkern.losses import InfoNCELoss, NTXentLoss
+from sslkern.losses import BarlowTwinsLoss, InfoNCELoss, NTXentLoss
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -79,3 +79,11 @@ def test_info_nce_equals_one_direction_of_pytorch_metric_learning(
     ntxent = losses.NTXentLoss(temperature=temperature)
     theirs = losses.SelfSupervisedLoss(ntxent, symmetric=False)
     assert_like_peer(InfoNCELoss(temperature), theirs, *views(batch, dims))
+
+
+@pytest.mark.parametrize("weight", [0.0051, 1.0])
+@pytest.mark.parametrize(("batch", "dims"), [*SIZES, (40, 9), (33, 130)])
+def test_barlow_twins_equals_lightly(batch: int, dims: int, weight: float) -> None:
+    module = load("lightly", "lightly.loss.barlow_twins_loss")
+    theirs = module.BarlowTwinsLoss(lambda_param=weight)
+    assert_like_peer(BarlowTwinsLoss(weight), theirs, *views(batch, dims))

@@ -2,6 +2,7 @@
 
 from sslkern.bench import (
     clip,
+    cross_correlation,
     dcl,
     info_nce,
     linear_cross_entropy,
@@ -23,6 +24,7 @@ _MODULES = (
     linear_cross_entropy,
     soft_cross_entropy,
     sampled_logits,
+    cross_correlation,
 )
 
 CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}

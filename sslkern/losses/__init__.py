@@ -1,5 +1,6 @@
 """Losses as modules."""
 
+from sslkern.losses.cross_correlation import BarlowTwinsLoss
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
 from sslkern.losses.linear_cross_entropy import LinearCrossEntropyLoss
 from sslkern.losses.ntxent import NTXentLoss
@@ -10,6 +11,7 @@ from sslkern.losses.soft_cross_entropy import SoftCrossEntropyLoss
 from sslkern.losses.supcon import DCLLoss, DCLWLoss, SupConLoss, negative_mises_fisher_weights
 
 __all__ = [
+    "BarlowTwinsLoss",
     "ClipLoss",
     "DCLLoss",
     "DCLWLoss",

@@ -1,5 +1,6 @@
 """The operators: one file each with the public function, its shapes and its gradient."""
 
+from sslkern.ops.cross_correlation import barlow_twins_loss
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
 from sslkern.ops.ntxent import ntxent_loss
@@ -15,6 +16,7 @@ from sslkern.ops.soft_cross_entropy import soft_cross_entropy
 from sslkern.ops.supcon import dcl_loss, supcon_loss, uniformity
 
 __all__ = [
+    "barlow_twins_loss",
     "clip_loss",
     "dcl_loss",
     "estimate_log_normalizer",

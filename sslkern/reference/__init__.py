@@ -3,6 +3,7 @@
 Tests, benchmarks and documentation compare against these functions and nothing else.
 """
 
+from sslkern.reference.cross_correlation import BarlowTwinsTerms, barlow_twins_loss
 from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
 from sslkern.reference.ntxent import ntxent_loss
@@ -17,6 +18,8 @@ from sslkern.reference.soft_cross_entropy import soft_cross_entropy
 from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
 
 __all__ = [
+    "BarlowTwinsTerms",
+    "barlow_twins_loss",
     "clip_loss",
     "contrastive_accuracy",
     "dcl_loss",

@@ -184,5 +184,13 @@ FORMS = (
     Form("negative_sampling_loss", "", inputs.samples, terms.samples, None),
     Form("sampled_nce_loss", "", inputs.with_normalizer, terms.samples),
     Form("sampled_nce_loss", "estimated normalizer", inputs.samples, terms.samples),
+    Form(
+        "barlow_twins_loss",
+        "",
+        inputs.views,
+        partial(terms.barlow_twins, weight=0.005),
+        None,
+        options={},
+    ),
 )
 """In the order of their tables."""

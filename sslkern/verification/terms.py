@@ -159,3 +159,19 @@ def samples(case: Case) -> Terms:
         "temperature": query * row * case.factor**2,
     }
     return Terms(sizes)
+
+
+def barlow_twins(case: Case, weight: float) -> Terms:
+    """Gradients of standardised columns, most of which may be along the columns themselves."""
+    z, eps = [case.inputs[name] for name in ("z_a", "z_b")], 1e-5
+    scale = [(x.var(0, correction=0) + eps).rsqrt() for x in z]
+    a, b = ((x - x.mean(0)) * s for x, s in zip(z, scale, strict=True))
+    n = len(a)
+    c = a.T @ b / n
+    h = (2 * weight * c).fill_diagonal_(0.0) + 2 * torch.diag(c.diagonal() - 1)
+    sizes = {
+        "loss": 0.0,
+        "z_a": float((b @ h.T / n * scale[0]).abs().max()),
+        "z_b": float((a @ h / n * scale[1]).abs().max()),
+    }
+    return Terms(sizes)
