@@ -12,9 +12,11 @@ try:
     from sslkern.ops import (
         barlow_twins_loss,
         clip_loss,
+        covariance_loss,
         dcl_loss,
         estimate_log_normalizer,
         info_nce_loss,
+        invariance_loss,
         linear_cross_entropy,
         negative_sampling_loss,
         ntxent_loss,
@@ -25,6 +27,8 @@ try:
         soft_cross_entropy,
         supcon_loss,
         uniformity,
+        variance_loss,
+        vicreg_loss,
     )
 except ImportError:
     # Without its compiled module the package is no use, but `python -m sslkern info` has to run in
@@ -39,10 +43,12 @@ __all__ = [
     "build_config",
     "clip_loss",
     "contrastive_accuracy",
+    "covariance_loss",
     "dcl_loss",
     "estimate_log_normalizer",
     "fma_peak",
     "info_nce_loss",
+    "invariance_loss",
     "linear_cross_entropy",
     "losses",
     "negative_sampling_loss",
@@ -56,4 +62,6 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "uniformity",
+    "variance_loss",
+    "vicreg_loss",
 ]

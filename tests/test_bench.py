@@ -253,6 +253,7 @@ def test_cubic_peer_is_skipped_above_its_limit():
         ("supcon", "pytorch-metric-learning"),
         ("dcl", "lightly"),
         ("cross_correlation", "lightly"),
+        ("covariance", "lightly"),
         ("linear_cross_entropy", "torch chunked"),
         ("linear_cross_entropy", "torch dense"),
     ],

@@ -126,7 +126,7 @@ struct Scratch {
   static Scratch take(Arena& arena, const GramInput& in) {
     const std::int64_t columns = strips_at_a_time<T>(in.D) * kMicroCols<T>;
     Scratch s{};
-    s.x = Strips<T>::take(arena, in.N, in.gram ? columns : 0);
+    s.x = Strips<T>::take(arena, in.N, columns);
     s.y = Strips<T>::take(arena, in.N, in.gram ? columns : 0);
     s.grad = Strips<T>::take(arena, in.N, columns);
     s.turned = Strips<T>::take(arena, in.D, in.gram ? 0 : columns);
@@ -137,7 +137,7 @@ struct Scratch {
 template <class T>
 struct Backward {
   Strips<T> products[2];  // A and B, or C twice, scaled
-  Strips<T> views[2];     // all of a and b, for products of columns
+  Strips<T> view;         // all of a or of b, for products of columns
   PerThread<Scratch<T>> scratch;
 
   static Backward take(Arena& arena, const CrossCorrelationBwd& p) {
@@ -147,8 +147,8 @@ struct Backward {
     for (int v = 0; v < 2; ++v) {
       const int m = smaller(v, cross_correlation_matrices(in.gram) - 1);
       w.products[v] = Strips<T>::at_address(data + m * gram_elements(in.side()), in.side());
-      w.views[v] = Strips<T>::take(arena, in.N, in.gram ? 0 : in.D);
     }
+    w.view = Strips<T>::take(arena, in.N, in.gram ? 0 : in.D);
     w.scratch = PerThread<Scratch<T>>::take(arena, p.threads, in);
     return w;
   }
@@ -195,19 +195,17 @@ void backward_rows(const CrossCorrelationBwd& p, const Backward<T>& w, const Scr
   }
 }
 
+// Of view v alone; w.view is all of the other.
 template <class T, class E>
 void backward_columns(const CrossCorrelationBwd& p, const Backward<T>& w, const Scratch<T>& scratch,
-                      Range strips) {
+                      int v, Range strips) {
   const GramInput& in = p.in;
   const Strips<T>& c = w.products[0];
-  for (int v = 0; v < 2; ++v) {
-    if (p.grad_z[v] == nullptr) continue;
-    const Strips<T> x = w.views[v].from(strips.begin), y = w.views[1 - v].from(strips.begin);
-    if (v == 0) transpose_strips<T>(c, in.D, strips, scratch.turned);
-    multiply_strips<T>(w.views[1 - v], v == 1 ? c.from(strips.begin) : scratch.turned, scratch.grad,
-                       in.N, strips.count(), in.D);
-    write_gradient<T, E>(p, v, strips, x, y, scratch.grad);
-  }
+  pack_strips<T, E>(standardized<E>(in, v, p.columns), strips, scratch.x);
+  if (v == 0) transpose_strips<T>(c, in.D, strips, scratch.turned);
+  multiply_strips<T>(w.view, v == 1 ? c.from(strips.begin) : scratch.turned, scratch.grad, in.N,
+                     strips.count(), in.D);
+  write_gradient<T, E>(p, v, strips, scratch.x, w.view.from(strips.begin), scratch.grad);
 }
 
 template <class T, class E>
@@ -218,13 +216,14 @@ void backward(const CrossCorrelationBwd& p) {
 #pragma omp parallel num_threads(p.threads)
   {
     const auto scratch = w.scratch.of_thread(thread_number(), in);
-    for (int v = 0; v < 2; ++v) {
-      if (!in.gram) pack_view<T, E>(standardized<E>(in, v, p.columns), w.views[v]);
+    if (in.gram) {
+      for_strips<T>(in.D, [&](Range strips) { backward_rows<T, E>(p, w, scratch, strips); });
     }
-    for_strips<T>(in.D, [&](Range strips) {
-      in.gram ? backward_rows<T, E>(p, w, scratch, strips)
-              : backward_columns<T, E>(p, w, scratch, strips);
-    });
+    for (int v = 0; !in.gram && v < 2; ++v) {
+      if (p.grad_z[v] == nullptr) continue;
+      pack_view<T, E>(standardized<E>(in, 1 - v, p.columns), w.view);
+      for_strips<T>(in.D, [&](Range strips) { backward_columns<T, E>(p, w, scratch, v, strips); });
+    }
   }
 }
 

@@ -188,6 +188,24 @@ void pack_strips(const View<E>& view, Range strips, const Strips<T>& to) {
   }
 }
 
+// Strips of z_a - z_b for all of their rows.
+template <class T, class E>
+void pack_difference(const GramInput& in, Range strips, const Strips<T>& to) {
+  constexpr int NR = kMicroCols<T>;
+  for (std::int64_t n = 0; n < in.N; ++n) {
+    const E* a = static_cast<const E*>(in.z[0]) + n * in.stride[0];
+    const E* b = static_cast<const E*>(in.z[1]) + n * in.stride[1];
+    for (std::int64_t s = strips.begin; s < strips.end; ++s) {
+      T* row = to.at(n, s - strips.begin);
+      const int count = int(smaller(NR, in.D - s * NR));
+      for (int c = 0; c < count; ++c) {
+        row[c] = T(math::to_float(a[s * NR + c])) - T(math::to_float(b[s * NR + c]));
+      }
+      for (int c = count; c < NR; ++c) row[c] = T(0);
+    }
+  }
+}
+
 // All of X, by all threads of a team; ends with a barrier.
 template <class T, class E>
 void pack_view(const View<E>& view, const Strips<T>& to) {

@@ -2,6 +2,7 @@
 
 from sslkern.bench import (
     clip,
+    covariance,
     cross_correlation,
     dcl,
     info_nce,
@@ -25,6 +26,7 @@ _MODULES = (
     soft_cross_entropy,
     sampled_logits,
     cross_correlation,
+    covariance,
 )
 
 CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}

@@ -1,5 +1,6 @@
 """Losses as modules."""
 
+from sslkern.losses.covariance import VICRegLoss
 from sslkern.losses.cross_correlation import BarlowTwinsLoss
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
 from sslkern.losses.linear_cross_entropy import LinearCrossEntropyLoss
@@ -24,5 +25,6 @@ __all__ = [
     "SigLipLoss",
     "SoftCrossEntropyLoss",
     "SupConLoss",
+    "VICRegLoss",
     "negative_mises_fisher_weights",
 ]

@@ -1,5 +1,6 @@
 """The operators: one file each with the public function, its shapes and its gradient."""
 
+from sslkern.ops.covariance import covariance_loss, invariance_loss, variance_loss, vicreg_loss
 from sslkern.ops.cross_correlation import barlow_twins_loss
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
@@ -18,9 +19,11 @@ from sslkern.ops.supcon import dcl_loss, supcon_loss, uniformity
 __all__ = [
     "barlow_twins_loss",
     "clip_loss",
+    "covariance_loss",
     "dcl_loss",
     "estimate_log_normalizer",
     "info_nce_loss",
+    "invariance_loss",
     "linear_cross_entropy",
     "negative_sampling_loss",
     "ntxent_loss",
@@ -31,4 +34,6 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "uniformity",
+    "variance_loss",
+    "vicreg_loss",
 ]

@@ -33,7 +33,7 @@ def as_number(value: float, name: str, op: str) -> float:
         raise TypeError(
             f"sslkern::{op}: expected {name} to be a number, got {type(value).__name__}"
         )
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         refuse(op, name, "finite", value)
     return float(value)
 

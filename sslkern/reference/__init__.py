@@ -3,6 +3,13 @@
 Tests, benchmarks and documentation compare against these functions and nothing else.
 """
 
+from sslkern.reference.covariance import (
+    VICRegTerms,
+    covariance_loss,
+    invariance_loss,
+    variance_loss,
+    vicreg_loss,
+)
 from sslkern.reference.cross_correlation import BarlowTwinsTerms, barlow_twins_loss
 from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
 from sslkern.reference.linear_cross_entropy import linear_cross_entropy
@@ -19,11 +26,14 @@ from sslkern.reference.supcon import dcl_loss, supcon_loss, uniformity
 
 __all__ = [
     "BarlowTwinsTerms",
+    "VICRegTerms",
     "barlow_twins_loss",
     "clip_loss",
     "contrastive_accuracy",
+    "covariance_loss",
     "dcl_loss",
     "info_nce_loss",
+    "invariance_loss",
     "linear_cross_entropy",
     "negative_sampling_loss",
     "ntxent_loss",
@@ -34,4 +44,6 @@ __all__ = [
     "soft_cross_entropy",
     "supcon_loss",
     "uniformity",
+    "variance_loss",
+    "vicreg_loss",
 ]

@@ -192,5 +192,20 @@ FORMS = (
         None,
         options={},
     ),
+    *(
+        Form("vicreg_loss", variant, inputs.views, terms.exact, None, options={"variant": variant})
+        for variant in ("official", "solo", "vibcreg")
+    ),
+    Form("variance_loss", "", inputs.view, terms.exact, None, options={}),
+    Form("covariance_loss", "", inputs.view, terms.columns, None, options={}),
+    Form(
+        "covariance_loss",
+        "normalized columns",
+        inputs.view,
+        partial(terms.columns, normalize=True),
+        None,
+        options={"normalize_columns": True},
+    ),
+    Form("invariance_loss", "", inputs.views, terms.exact, None, options={}),
 )
 """In the order of their tables."""

@@ -175,3 +175,21 @@ def barlow_twins(case: Case, weight: float) -> Terms:
         "z_b": float((a @ h / n * scale[1]).abs().max()),
     }
     return Terms(sizes)
+
+
+def columns(case: Case, normalize: bool = False) -> Terms:
+    """Of a sum of squared products of columns: the square of each with itself is left out of it."""
+    sizes = dict.fromkeys(("loss", *case.inputs), 0.0)
+    for name, z in case.inputs.items():
+        x, u = z - z.mean(0), 1 / (z.shape[1] * (len(z) - 1) ** 2)
+        scale = torch.ones_like(x[0])
+        if normalize:
+            scale, u = 1 / x.norm(dim=0), 1 / z.shape[1] ** 2
+        x = x * scale
+        sizes[name] = float((4 * u * x * x.square().sum(0) * scale).abs().max())
+    return Terms(sizes)
+
+
+def exact(case: Case) -> Terms:
+    """Where no terms cancel."""
+    return Terms(dict.fromkeys(("loss", *case.inputs), 0.0))
