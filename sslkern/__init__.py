@@ -10,11 +10,14 @@ try:
     from sslkern._build import build_config, fma_peak
     from sslkern.metrics import alignment, contrastive_accuracy, rankme
     from sslkern.ops import (
+        barlow_twins_loss,
         clip_loss,
+        covariance_loss,
         dcl_loss,
         estimate_log_normalizer,
         frossl_loss,
         info_nce_loss,
+        invariance_loss,
         koleo_loss,
         linear_cross_entropy,
         mmcr_loss,
@@ -30,6 +33,8 @@ try:
         swav_loss,
         tico_loss,
         uniformity,
+        variance_loss,
+        vicreg_loss,
         wmse_loss,
     )
 except ImportError:
@@ -41,14 +46,17 @@ except ImportError:
 __all__ = [
     "__version__",
     "alignment",
+    "barlow_twins_loss",
     "build_config",
     "clip_loss",
     "contrastive_accuracy",
+    "covariance_loss",
     "dcl_loss",
     "estimate_log_normalizer",
     "fma_peak",
     "frossl_loss",
     "info_nce_loss",
+    "invariance_loss",
     "koleo_loss",
     "linear_cross_entropy",
     "losses",
@@ -67,5 +75,7 @@ __all__ = [
     "swav_loss",
     "tico_loss",
     "uniformity",
+    "variance_loss",
+    "vicreg_loss",
     "wmse_loss",
 ]

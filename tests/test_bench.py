@@ -252,6 +252,8 @@ def test_cubic_peer_is_skipped_above_its_limit():
         ("siglip", "open_clip"),
         ("supcon", "pytorch-metric-learning"),
         ("dcl", "lightly"),
+        ("cross_correlation", "lightly"),
+        ("covariance", "lightly"),
         ("linear_cross_entropy", "torch chunked"),
         ("linear_cross_entropy", "torch dense"),
     ],

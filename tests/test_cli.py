@@ -302,6 +302,8 @@ OPTIONS = [
     ("linear_cross_entropy", "softcap", {"linear_cross_entropy, softcap"}),
     ("soft_cross_entropy", "center", {"soft_cross_entropy, center"}),
     ("sampled_nce_loss", "log_normalizer", {"sampled_nce"}),
+    ("vicreg_loss", "variant", {"vicreg, solo", "vicreg, vibcreg"}),
+    ("covariance_loss", "normalize_columns", {"covariance, normalized columns"}),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 
-NOT_ROWS = {"types", "machine", "query_key"}
+NOT_ROWS = {"types", "machine", "query_key", "gram"}
 ROWS = sorted(p.stem for p in (CSRC / "contract").glob("*.h") if p.stem not in NOT_ROWS)
 COLUMNS = [
     "csrc/contract/{}.h",

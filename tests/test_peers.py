@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sslkern.bench import peers
 from sslkern.bench.contenders import UnavailableError
-from sslkern.losses import InfoNCELoss, NTXentLoss
+from sslkern.losses import BarlowTwinsLoss, InfoNCELoss, NTXentLoss, VICRegLoss
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -79,3 +79,22 @@ def test_info_nce_equals_one_direction_of_pytorch_metric_learning(
     ntxent = losses.NTXentLoss(temperature=temperature)
     theirs = losses.SelfSupervisedLoss(ntxent, symmetric=False)
     assert_like_peer(InfoNCELoss(temperature), theirs, *views(batch, dims))
+
+
+@pytest.mark.parametrize("weight", [0.0051, 1.0])
+@pytest.mark.parametrize(("batch", "dims"), [*SIZES, (40, 9), (33, 130)])
+def test_barlow_twins_equals_lightly(batch: int, dims: int, weight: float) -> None:
+    module = load("lightly", "lightly.loss.barlow_twins_loss")
+    theirs = module.BarlowTwinsLoss(lambda_param=weight)
+    assert_like_peer(BarlowTwinsLoss(weight), theirs, *views(batch, dims))
+
+
+@pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (0.0, 1.0, 0.0), (0.1, 0.0, 3.0)])
+@pytest.mark.parametrize("spread", [0.1, 2.0])
+@pytest.mark.parametrize(("batch", "dims"), [*SIZES, (40, 9), (33, 130)])
+def test_vicreg_equals_lightly(
+    batch: int, dims: int, spread: float, weights: tuple[float, ...]
+) -> None:
+    module = load("lightly", "lightly.loss.vicreg_loss")
+    inputs = (spread * z for z in views(batch, dims))
+    assert_like_peer(VICRegLoss(*weights), module.VICRegLoss(*weights), *inputs)

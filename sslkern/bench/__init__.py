@@ -2,6 +2,8 @@
 
 from sslkern.bench import (
     clip,
+    covariance,
+    cross_correlation,
     dcl,
     info_nce,
     linear_cross_entropy,
@@ -27,6 +29,8 @@ _MODULES = (
     sampled_logits,
     sinkhorn,
     swapped_prediction,
+    cross_correlation,
+    covariance,
 )
 
 CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}

@@ -1,5 +1,7 @@
 """Losses as modules."""
 
+from sslkern.losses.covariance import VICRegLoss
+from sslkern.losses.cross_correlation import BarlowTwinsLoss
 from sslkern.losses.frossl import FroSSLLoss
 from sslkern.losses.info_nce import ClipLoss, InfoNCELoss
 from sslkern.losses.koleo import KoLeoLoss
@@ -17,6 +19,7 @@ from sslkern.losses.tico import TiCoLoss
 from sslkern.losses.wmse import WMSELoss
 
 __all__ = [
+    "BarlowTwinsLoss",
     "ClipLoss",
     "DCLLoss",
     "DCLWLoss",
@@ -36,6 +39,7 @@ __all__ = [
     "SwAVLoss",
     "SwaVLoss",
     "TiCoLoss",
+    "VICRegLoss",
     "WMSELoss",
     "negative_mises_fisher_weights",
 ]

@@ -1,5 +1,7 @@
 """The operators: one file each with the public function, its shapes and its gradient."""
 
+from sslkern.ops.covariance import covariance_loss, invariance_loss, variance_loss, vicreg_loss
+from sslkern.ops.cross_correlation import barlow_twins_loss
 from sslkern.ops.frossl import frossl_loss
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 from sslkern.ops.koleo import koleo_loss
@@ -22,11 +24,14 @@ from sslkern.ops.tico import tico_loss
 from sslkern.ops.wmse import wmse_loss
 
 __all__ = [
+    "barlow_twins_loss",
     "clip_loss",
+    "covariance_loss",
     "dcl_loss",
     "estimate_log_normalizer",
     "frossl_loss",
     "info_nce_loss",
+    "invariance_loss",
     "koleo_loss",
     "linear_cross_entropy",
     "mmcr_loss",
@@ -42,5 +47,7 @@ __all__ = [
     "swav_loss",
     "tico_loss",
     "uniformity",
+    "variance_loss",
+    "vicreg_loss",
     "wmse_loss",
 ]

@@ -3,6 +3,14 @@
 Tests, benchmarks and documentation compare against these functions and nothing else.
 """
 
+from sslkern.reference.covariance import (
+    VICRegTerms,
+    covariance_loss,
+    invariance_loss,
+    variance_loss,
+    vicreg_loss,
+)
+from sslkern.reference.cross_correlation import BarlowTwinsTerms, barlow_twins_loss
 from sslkern.reference.frossl import frossl_loss
 from sslkern.reference.info_nce import clip_loss, contrastive_accuracy, info_nce_loss
 from sslkern.reference.koleo import koleo_loss
@@ -24,11 +32,16 @@ from sslkern.reference.tico import tico_loss
 from sslkern.reference.wmse import wmse_loss
 
 __all__ = [
+    "BarlowTwinsTerms",
+    "VICRegTerms",
+    "barlow_twins_loss",
     "clip_loss",
     "contrastive_accuracy",
+    "covariance_loss",
     "dcl_loss",
     "frossl_loss",
     "info_nce_loss",
+    "invariance_loss",
     "koleo_loss",
     "linear_cross_entropy",
     "mmcr_loss",
@@ -44,5 +57,7 @@ __all__ = [
     "swav_loss",
     "tico_loss",
     "uniformity",
+    "variance_loss",
+    "vicreg_loss",
     "wmse_loss",
 ]

@@ -218,5 +218,28 @@ FORMS = (
         )
     ),
     Form("wmse_loss", "", inputs.views_to_whiten, _whole("z_a", "z_b"), None, options={}),
+    Form(
+        "barlow_twins_loss",
+        "",
+        inputs.views,
+        partial(terms.barlow_twins, weight=0.005),
+        None,
+        options={},
+    ),
+    *(
+        Form("vicreg_loss", variant, inputs.views, terms.exact, None, options={"variant": variant})
+        for variant in ("official", "solo", "vibcreg")
+    ),
+    Form("variance_loss", "", inputs.view, terms.exact, None, options={}),
+    Form("covariance_loss", "", inputs.view, terms.columns, None, options={}),
+    Form(
+        "covariance_loss",
+        "normalized columns",
+        inputs.view,
+        partial(terms.columns, normalize=True),
+        None,
+        options={"normalize_columns": True},
+    ),
+    Form("invariance_loss", "", inputs.views, terms.exact, None, options={}),
 )
 """In the order of their tables."""

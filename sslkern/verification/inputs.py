@@ -33,6 +33,11 @@ def views(n: int, dim: int, g: Generator) -> Values:
     return {"z_a": _rows(n, dim, g), "z_b": _rows(n, dim, g)}
 
 
+def view(n: int, dim: int, g: Generator) -> Values:
+    """One alone."""
+    return {"z": _rows(n, dim, g)}
+
+
 def views_of_half(n: int, dim: int, g: Generator) -> Values:
     """N rows in all."""
     return views(n // 2, dim, g)

@@ -167,3 +167,37 @@ def whole_batch(case: Case, *names: str, loss: float = 1.0) -> Terms:
     Errors of the gradients are relative to their largest elements.
     """
     return Terms({"loss": loss} | dict.fromkeys(names, 0.0))
+
+
+def barlow_twins(case: Case, weight: float) -> Terms:
+    """Gradients of standardised columns, most of which may be along the columns themselves."""
+    z, eps = [case.inputs[name] for name in ("z_a", "z_b")], 1e-5
+    scale = [(x.var(0, correction=0) + eps).rsqrt() for x in z]
+    a, b = ((x - x.mean(0)) * s for x, s in zip(z, scale, strict=True))
+    n = len(a)
+    c = a.T @ b / n
+    h = (2 * weight * c).fill_diagonal_(0.0) + 2 * torch.diag(c.diagonal() - 1)
+    sizes = {
+        "loss": 0.0,
+        "z_a": float((b @ h.T / n * scale[0]).abs().max()),
+        "z_b": float((a @ h / n * scale[1]).abs().max()),
+    }
+    return Terms(sizes)
+
+
+def columns(case: Case, normalize: bool = False) -> Terms:
+    """Of a sum of squared products of columns: the square of each with itself is left out of it."""
+    sizes = dict.fromkeys(("loss", *case.inputs), 0.0)
+    for name, z in case.inputs.items():
+        x, u = z - z.mean(0), 1 / (z.shape[1] * (len(z) - 1) ** 2)
+        scale = torch.ones_like(x[0])
+        if normalize:
+            scale, u = 1 / x.norm(dim=0), 1 / z.shape[1] ** 2
+        x = x * scale
+        sizes[name] = float((4 * u * x * x.square().sum(0) * scale).abs().max())
+    return Terms(sizes)
+
+
+def exact(case: Case) -> Terms:
+    """Where no terms cancel."""
+    return Terms(dict.fromkeys(("loss", *case.inputs), 0.0))

@@ -1,0 +1,44 @@
+"""What losses over columns of a batch share: the sizes of their products, and their checks."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from sslkern.ops._common import refuse
+
+
+def takes_products_of_rows(route: str, z: Tensor) -> bool:
+    """Whether the N x N products of rows are taken, not the D x D ones of columns."""
+    return route == "gram" or (route == "auto" and z.shape[1] > z.shape[0])
+
+
+def gram_elements(side: int) -> int:
+    """Elements of a matrix of products in the layout of the kernels; see csrc/contract/gram.h."""
+    padded = (side + 95) // 96 * 96
+    return padded * (padded + 12)
+
+
+def wants_gradient(*views: Tensor | None) -> bool:
+    """Whether a gradient is going to be asked for."""
+    return torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in views)
+
+
+def as_number(value: float, name: str, op: str) -> float:
+    """A finite Python number, as a float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be a number, got {type(value).__name__}"
+        )
+    if not -math.inf < value < math.inf:
+        refuse(op, name, "finite", value)
+    return float(value)
+
+
+def check_kept(op: str, keep: bool, needs: tuple[bool, ...]) -> None:
+    """An operator that is called by itself must be asked to keep what its gradient needs."""
+    if any(needs) and not keep:
+        refuse(op, "keep", "True where a view requires grad", "False")
