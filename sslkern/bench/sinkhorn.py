@@ -23,6 +23,7 @@ from sslkern.bench.contenders import (
     working_dtype,
 )
 from sslkern.bench.peers import import_peer
+from sslkern.bench.traffic import as_words, traffic_floor
 
 EPSILON = 0.05
 ITERATIONS = 3
@@ -80,13 +81,8 @@ def _load_lightly(size: Size) -> LossFn:
 
 
 def _prepare_memory_passes(problem: Problem) -> Step:
-    """T + 1 reads and a write, the last of the reads with the write.
-
-    Half types two at a time as float32, so that no conversion is timed.
-    """
-    (scores,) = problem.inputs
-    paired = scores.dtype.itemsize == 2 and scores.shape[1] % 2 == 0
-    s = scores.view(torch.float32) if paired else scores
+    """T + 1 reads, and a copy for the plan."""
+    s = as_words(problem.inputs[0])
     plan = torch.empty_like(s)
 
     def step() -> None:
@@ -112,13 +108,7 @@ CASE = Case(
         Contender("sslkern out=", "the same, into memory that is there already", _prepare_out, 1),
         loss_contender("swav", "the loop of SwAV's authors", lambda size: _swav, matrices=2),
         loss_contender("lightly", "sinkhorn, eager", _load_lightly, matrices=2),
-        Contender(
-            "memory",
-            "four reads and a copy of the matrix: a floor",
-            _prepare_memory_passes,
-            matrices=1,
-            is_floor=True,
-        ),
+        traffic_floor("four reads and a copy of the matrix", _prepare_memory_passes, matrices=1),
     ),
     default_sizes=(Size(64, 3000), Size(4096, 3000)),
 )

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from sslkern import reference
 from sslkern.bench.contenders import (
     Case,
-    Contender,
     LossFn,
     Problem,
     Size,
@@ -18,6 +17,7 @@ from sslkern.bench.contenders import (
     standard_contenders,
     working_dtype,
 )
+from sslkern.bench.traffic import as_words, traffic_floor
 
 STUDENT_TEMPERATURE = 0.1
 TEACHER_TEMPERATURE = 0.04
@@ -69,14 +69,9 @@ def _dino(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
 
 
 def _prepare_memory_passes(problem: Problem) -> Step:
-    """The unavoidable traffic: both matrices read, and read again while the gradient is written.
-
-    Half types two at a time as float32, so that no conversion is timed.
-    """
-    student, teacher, _ = problem.inputs
-    gradient = torch.empty_like(student)
-    paired = student.dtype.itemsize == 2 and student.shape[1] % 2 == 0
-    s, t, g = (x.view(torch.float32) if paired else x for x in (student, teacher, gradient))
+    """Both matrices read, and read again while the gradient is written."""
+    s, t = (as_words(x) for x in problem.inputs[:2])
+    g = torch.empty_like(s)
 
     def step() -> None:
         s.sum()
@@ -103,12 +98,10 @@ CASE = Case(
         loss_contender(
             "dino", "softmax and log_softmax as in DINO", lambda size: _dino, matrices=4
         ),
-        Contender(
-            "memory",
-            "both matrices read twice, the gradient written once: a floor",
+        traffic_floor(
+            "both matrices read twice, the gradient written once",
             _prepare_memory_passes,
             matrices=1,
-            is_floor=True,
         ),
     ),
     default_sizes=(Size(640, 65536), Size(4096, 4096)),

@@ -11,7 +11,6 @@ from sslkern import reference
 from sslkern.bench import sinkhorn
 from sslkern.bench.contenders import (
     Case,
-    Contender,
     LossFn,
     Problem,
     Size,
@@ -20,6 +19,7 @@ from sslkern.bench.contenders import (
     standard_contenders,
 )
 from sslkern.bench.peers import import_peer
+from sslkern.bench.traffic import as_words, traffic_floor
 
 HIGH, LOW = 2, 6
 """Views, as on ImageNet."""
@@ -52,13 +52,11 @@ def _load_lightly(size: Size) -> LossFn:
 
 
 def _prepare_memory_passes(problem: Problem) -> Step:
-    """The unavoidable traffic: all views read, and read again while their gradients are written.
+    """All views read, and read again while their gradients are written.
 
-    And those that are assigned read once for each iteration. Half types two at a time as float32,
-    so that no conversion is timed.
+    And those that are assigned read once for each iteration.
     """
-    paired = problem.dtype.itemsize == 2 and problem.size.dim % 2 == 0
-    views = [z.view(torch.float32) if paired else z for z in problem.inputs]
+    views = [as_words(z) for z in problem.inputs]
     grads = [torch.empty_like(z) for z in views]
 
     def step() -> None:
@@ -85,13 +83,10 @@ CASE = Case(
     contenders=(
         *standard_contenders("swav_loss", _of_views, kernel=9, eager=60, compiled=40),
         loss_contender("lightly", "SwaVLoss, eager", _load_lightly, matrices=60),
-        Contender(
-            "memory",
-            "all views read twice, the assigned ones three times more, all gradients written: "
-            "a floor",
+        traffic_floor(
+            "all views read twice, the assigned ones three times more, all gradients written",
             _prepare_memory_passes,
             matrices=8,
-            is_floor=True,
         ),
     ),
     default_sizes=(Size(256, 3000),),

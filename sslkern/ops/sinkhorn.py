@@ -204,36 +204,13 @@ def _fake_results(scores: Tensor, potentials: bool, diagnostics: bool) -> tuple[
     )
 
 
-def _fake_plan(
-    scores: Tensor,
-    queue: Tensor | None,
-    prototype_marginal: Tensor | None,
-    row_weight: Tensor | None,
-    epsilon: float,
-    iterations: int,
-    tolerance: float | None,
-    from_probabilities: bool,
-    hard: bool,
-    potentials: bool,
-    diagnostics: bool,
-) -> tuple[Tensor, ...]:
+def _fake_plan(scores: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    *_, potentials, diagnostics = options
     return (scores.new_empty(scores.shape), *_fake_results(scores, potentials, diagnostics))
 
 
-def _fake_plan_out(
-    scores: Tensor,
-    queue: Tensor | None,
-    prototype_marginal: Tensor | None,
-    row_weight: Tensor | None,
-    epsilon: float,
-    iterations: int,
-    tolerance: float | None,
-    from_probabilities: bool,
-    hard: bool,
-    potentials: bool,
-    diagnostics: bool,
-    out: Tensor,
-) -> tuple[Tensor, ...]:
+def _fake_plan_out(scores: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    *_, potentials, diagnostics, _out = options
     return _fake_results(scores, potentials, diagnostics)
 
 
