@@ -379,8 +379,10 @@ print(json.dumps(measure_both(rows)))
 
 
 def peaks(name: str, rows: int, prototypes: int) -> tuple[int, int]:
-    """Bytes beyond 2 + 6 crops of scores in the forward pass, and beyond their gradients in the
-    backward pass, in a process of its own."""
+    """Bytes that a forward pass needs beyond 2 + 6 crops, a backward pass beyond their gradients.
+
+    In a process of their own.
+    """
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # as sslkern.bench.memory
     command = [sys.executable, "-c", MEMORY, json.dumps((8, rows, prototypes, name))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -395,7 +397,7 @@ def test_memory_holds_no_matrix_beside_the_scores_and_their_gradients() -> None:
     rows, prototypes = 1024, 3000
     matrix = rows * prototypes * 4
     assert max(peaks("sslkern", rows, prototypes)) < matrix / 4
-    assert min(peaks("eager", rows, prototypes)) > matrix
+    assert peaks("eager", rows, prototypes)[0] > 8 * matrix
 
 
 def test_nothing_of_the_size_of_the_scores_is_kept_but_themselves() -> None:
