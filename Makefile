@@ -31,7 +31,7 @@ $(VENV)/.requirements: requirements-dev.txt
 
 # Without dependencies, for they name torchvision, which would bring another torch.
 $(VENV)/.peers: $(VENV)/.requirements requirements-peers.txt
-	$(PIP) --no-deps lightly==1.6.0 open_clip_torch==3.3.0 info-nce-pytorch==0.1.4
+	$(PIP) --no-deps lightly==1.6.0 open_clip_torch==3.3.0 info-nce-pytorch==0.1.4 POT==0.9.7.post1
 	$(PIP) -r requirements-peers.txt
 	touch $@
 

@@ -53,6 +53,13 @@ def log1p_table(isa: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def log2_table(isa: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_program(
+        "log2_table", tmp_path_factory.mktemp("cpp"), "-std=c++20", *ISA_FLAGS[isa]
+    )
+
+
+@pytest.fixture(scope="module")
 def tanh_table(isa: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_program(
         "tanh_table",
@@ -94,10 +101,10 @@ def test_half_conversions_equal_torch(half_table: Path) -> None:
         assert_same_floats(narrow, floats.to(dtype))
 
 
-def run_log1p(table: Path, e: np.ndarray) -> np.ndarray:
-    name = "float" if e.dtype == np.float32 else "double"
-    done = subprocess.run([table, name], input=e.tobytes(), check=True, capture_output=True)
-    return np.frombuffer(done.stdout, dtype=e.dtype)
+def run_table(table: Path, x: np.ndarray) -> np.ndarray:
+    name = "float" if x.dtype == np.float32 else "double"
+    done = subprocess.run([table, name], input=x.tobytes(), check=True, capture_output=True)
+    return np.frombuffer(done.stdout, dtype=x.dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -107,15 +114,43 @@ def test_log1p_is_accurate_to_the_last_bits(log1p_table: Path, dtype: type[np.fl
     small = np.exp2(-random.uniform(0, 120, 200_000))
     e = np.concatenate([np.linspace(0, 1, 200_001)[1:], small]).astype(dtype)
     exact = np.log1p(e.astype(np.longdouble)) / np.log(np.longdouble(2))
-    error = np.abs(run_log1p(log1p_table, e) - exact) / exact
+    error = np.abs(run_table(log1p_table, e) - exact) / exact
     assert error.max() < 2 * np.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_log1p_keeps_zero_and_nan(log1p_table: Path, dtype: type[np.floating]) -> None:
-    zero, nan = run_log1p(log1p_table, np.array([0, np.nan], dtype=dtype))
+    zero, nan = run_table(log1p_table, np.array([0, np.nan], dtype=dtype))
     assert zero == 0
     assert np.isnan(nan)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log2_is_accurate_to_its_size_or_one(log2_table: Path, dtype: type[np.floating]) -> None:
+    """Over all normal numbers, around powers of two and around one."""
+    random = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    any_size = np.exp2(random.uniform(info.minexp, info.maxexp, 200_000).astype(np.longdouble))
+    powers = np.exp2(np.arange(info.minexp, info.maxexp, dtype=np.longdouble)).astype(dtype)
+    around = [powers, np.nextafter(powers[1:], 0), np.nextafter(powers, dtype(np.inf))]
+    near_one = 1 + random.uniform(-0.1, 0.1, 100_000)
+    x = np.concatenate([any_size, *around, near_one, [info.tiny, info.max]]).astype(dtype)
+    x = x[np.isfinite(x) & (x >= info.tiny)]
+    exact = np.log2(x.astype(np.longdouble))
+    error = np.abs(run_table(log2_table, x) - exact) / np.maximum(np.abs(exact), 1)
+    assert error.max() < 2 * info.eps
+    np.testing.assert_array_equal(run_table(log2_table, powers), np.log2(powers))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log2_of_zero_is_the_least_and_of_what_has_none_nan(
+    log2_table: Path, dtype: type[np.floating]
+) -> None:
+    zeros = run_table(log2_table, np.array([0.0, -0.0], dtype=dtype))
+    assert np.isfinite(zeros).all()
+    assert zeros.max() < np.log2(np.finfo(dtype).tiny)
+    none = np.array([np.inf, -np.inf, np.nan, -1.0, -1e-30], dtype=dtype)
+    assert np.isnan(run_table(log2_table, none)).all()
 
 
 def tanh_arguments(dtype: type[np.floating]) -> np.ndarray:

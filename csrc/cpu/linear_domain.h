@@ -40,16 +40,17 @@ struct LinearRow {
   }
 };
 
-// f(k, elements of all rows at k) for the vectors of a group of rows.
+// f(k, elements of all rows at k) for the vectors of a group of rows that begin in [first, last).
 template <class T, class F>
-SSLKERN_INLINE void for_vectors(const LinearRow<T>* rows, std::int64_t K, const F& f) {
+SSLKERN_INLINE void for_vectors(const LinearRow<T>* rows, std::int64_t K, std::int64_t first,
+                                std::int64_t last, const F& f) {
   Vec<T> x[kGroup];
-  for (std::int64_t k = 0; k < rows[0].whole; k += kWidth<T>) {
+  for (std::int64_t k = first; k < smaller(last, rows[0].whole); k += kWidth<T>) {
 #pragma GCC unroll 4
     for (int r = 0; r < kGroup; ++r) x[r] = load_unaligned(rows[r].x + k);
     f(k, x);
   }
-  if (rows[0].whole >= K) return;
+  if (rows[0].whole >= smaller(last, K)) return;
 #pragma GCC unroll 4
   for (int r = 0; r < kGroup; ++r) x[r] = rows[r].tail;
   f(rows[0].whole, x);
@@ -59,10 +60,11 @@ template <class T>
 SSLKERN_INLINE void add_rows(const LinearRow<T>* rows, std::int64_t K, T* sum) {
   Vec<T> factor[kGroup];
   for (int r = 0; r < kGroup; ++r) factor[r] = splat(rows[r].factor);
-  for_vectors<T>(rows, K, [&](std::int64_t k, const Vec<T>* x) __attribute__((always_inline)) {
-    store(sum + k, load(sum + k) + ((x[0] * factor[0] + x[1] * factor[1]) +
-                                    (x[2] * factor[2] + x[3] * factor[3])));
-  });
+  for_vectors<T>(rows, K, 0, K,
+                 [&](std::int64_t k, const Vec<T>* x) __attribute__((always_inline)) {
+                   store(sum + k, load(sum + k) + ((x[0] * factor[0] + x[1] * factor[1]) +
+                                                   (x[2] * factor[2] + x[3] * factor[3])));
+                 });
 }
 
 template <class T, class E>
@@ -125,20 +127,24 @@ struct LinearDomain {
   void assign(const E* const* row, const double* mass, int present, std::int64_t K, Row* assigned,
               double* f) const {
     read_group(row, mass, present, K, assigned);
-    Vec<T> total[kGroup] = {};
-    for_vectors<T>(assigned, K,
-                   [&](std::int64_t k, const Vec<T>* x) __attribute__((always_inline)) {
-                     const Vec<T> e = load(scale + k);
+    double sum[kGroup] = {};
+    // In blocks: one sum of T over a long row would lose digits.
+    for (std::int64_t first = 0; first < K; first += kRowBlock) {
+      Vec<T> total[kGroup] = {};
+      for_vectors<T>(assigned, K, first, first + kRowBlock,
+                     [&](std::int64_t k, const Vec<T>* x) __attribute__((always_inline)) {
+                       const Vec<T> e = load(scale + k);
 #pragma GCC unroll 4
-                     for (int r = 0; r < kGroup; ++r) {
-                       __builtin_prefetch(assigned[r].x + k + kRowBlock / 2);
-                       multiply_add<T>(total[r], x[r], e);
-                     }
-                   });
+                       for (int r = 0; r < kGroup; ++r) {
+                         __builtin_prefetch(assigned[r].x + k + kRowBlock / 2);
+                         multiply_add<T>(total[r], x[r], e);
+                       }
+                     });
+      for (int r = 0; r < present; ++r) sum[r] += double(horizontal_sum<T>(total[r]));
+    }
     for (int r = 0; r < present; ++r) {
-      const double sum = double(horizontal_sum<T>(total[r]));
-      f[r] = -__builtin_log2(sum);
-      assigned[r].factor = T(mass[r] / sum);
+      f[r] = -__builtin_log2(sum[r]);
+      assigned[r].factor = T(mass[r] / sum[r]);
     }
   }
 

@@ -30,7 +30,8 @@ struct Solver {
   double* f;               // (n) in base 2; null without a tolerance
   T* max;                  // (chunks, K)
   T* sum;                  // (chunks, K)
-  double* part;            // (chunks) how far f has moved; then the entropy
+  double* moved;           // (chunks) how far f has moved
+  double* entropy;         // (chunks) of the plan; the team may still be reading `moved`
   std::int32_t* too_wide;  // (1) exponentials do not fit
 
   static Solver take(Arena& arena, const Sinkhorn& p) {
@@ -41,7 +42,8 @@ struct Solver {
     s.f = p.tolerance > 0 ? arena.take<double>(rows) : nullptr;
     s.max = arena.take<T>(chunks * padded(p.K));
     s.sum = arena.take<T>(chunks * padded(p.K));
-    s.part = arena.take<double>(chunks);
+    s.moved = arena.take<double>(chunks);
+    s.entropy = arena.take<double>(chunks);
     s.too_wide = arena.take<std::int32_t>(1);
     return s;
   }
@@ -174,14 +176,14 @@ void assign_chunk(Problem<T, E>& q, const Domain& domain, const ProblemRows<E>& 
           before = f[r];
         }
       });
-  q.s.part[c] = moved;
+  q.s.moved[c] = moved;
 }
 
 template <class T, class E>
 bool has_settled(const Problem<T, E>& q) {
   if (q.s.f == nullptr) return false;
   double moved = 0;
-  for (std::int64_t c = 0; c < q.chunks.count; ++c) moved += q.s.part[c];
+  for (std::int64_t c = 0; c < q.chunks.count; ++c) moved += q.s.moved[c];
   return moved < q.p.tolerance;
 }
 
@@ -350,7 +352,7 @@ void write_chunk(Problem<T, E>& q, const Domain& domain, const ProblemRows<E>& r
                : write_shares<T>(domain, assigned[r], K, q.plan_row(i + r));
     }
   }
-  q.s.part[c] = entropy;
+  q.s.entropy[c] = entropy;
 }
 
 // Means over the rows of the batch.
@@ -368,7 +370,7 @@ void summarize(Problem<T, E>& q) {
   });
   if (!q.team.leads()) return;
   double entropy = 0;
-  for (std::int64_t c = 0; c < q.chunks.count; ++c) entropy += q.s.part[c];
+  for (std::int64_t c = 0; c < q.chunks.count; ++c) entropy += q.s.entropy[c];
   q.p.results.entropy[q.number] = entropy / rows;
 }
 

@@ -9,6 +9,7 @@
 #include <limits>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "ops/autocast.h"
@@ -97,11 +98,10 @@ void check_probabilities(const char* name, const Tensor& t) {
   SSLKERN_CHECK(VALUE, !(least < 0), kOp, name, "non-negative with from_probabilities", least);
 }
 
-// (P, count) in float64, of what is (count) or (P, count).
+// (P, count) in float64, of what is (count) or (P, count); a copy, as `out` may have its memory.
 Tensor for_each_problem(const Tensor& t, int64_t problems) {
-  const Tensor wide = t.to(at::kDouble);
-  return wide.dim() == 2 ? wide.contiguous()
-                         : wide.unsqueeze(0).expand({problems, wide.size(0)}).contiguous();
+  const Tensor each = t.dim() == 2 ? t : t.unsqueeze(0).expand({problems, t.size(0)});
+  return empty(each.sizes(), at::kDouble, t).copy_(each);
 }
 
 // Shares as they are: positive and summing to 1, as far as their dtype can tell.
@@ -126,7 +126,7 @@ Tensor checked_marginal(const Tensor& marginal, int64_t problems) {
 
 // Weights divided by their sum.
 Tensor checked_weight(const Tensor& weight, int64_t problems) {
-  const Tensor w = for_each_problem(weight, problems).clone();
+  const Tensor w = for_each_problem(weight, problems);
   double* p = w.mutable_data_ptr<double>();
   for (int64_t i = 0; i < w.size(0); ++i, p += w.size(1)) {
     double sum = 0;
@@ -227,10 +227,20 @@ Results run(const Arguments& a, const Wanted& wanted) {
   return results;
 }
 
-void check_apart(const Tensor& out, const char* name, const Tensor& other) {
-  const bool apart = at::get_overlap_status(out, other) == at::MemOverlapStatus::No;
-  SSLKERN_CHECK(VALUE, apart, kOp, "out", c10::str("apart from ", name),
-                c10::str("a tensor that shares memory with ", name));
+// From the first byte of a tensor to behind its last one.
+std::pair<const char*, const char*> memory_of(const Tensor& t) {
+  int64_t last = 0;
+  for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
+  const auto* begin = static_cast<const char*>(t.const_data_ptr());
+  return {begin, t.numel() == 0 ? begin : begin + (last + 1) * int64_t(t.element_size())};
+}
+
+// Slices side by side of one matrix are refused, too: their rows take turns in memory.
+void check_apart(const Tensor& out, const char* name, const Tensor& other, const char* besides) {
+  const auto [begin, end] = memory_of(out);
+  const auto [other_begin, other_end] = memory_of(other);
+  SSLKERN_CHECK(VALUE, end <= other_begin || other_end <= begin, kOp, "out",
+                c10::str("apart from ", name, besides), "one in the midst of its memory");
 }
 
 void check_out(const Tensor& out, const Tensor& scores) {
@@ -241,7 +251,7 @@ void check_out(const Tensor& out, const Tensor& scores) {
   SSLKERN_CHECK(VALUE, at::has_internal_overlap(out) != at::MemOverlap::Yes, kOp, "out",
                 "a tensor whose elements have memory of their own", "an expanded one");
   const bool same = out.data_ptr() == scores.data_ptr() && out.strides() == scores.strides();
-  if (!same) check_apart(out, "scores, or scores itself", scores);
+  if (!same) check_apart(out, "scores", scores, ", or scores itself");
 }
 
 Tensor sinkhorn_potential(const Tensor& scores, const OptionalTensor& queue,
@@ -276,7 +286,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_out(
                     epsilon, iterations, tolerance,          from_probabilities};
   check_arguments(a);
   check_out(out, scores);
-  if (queue) check_apart(out, "queue", *queue);
+  if (queue) check_apart(out, "queue", *queue, "");
   const bool in_place = out.data_ptr() == scores.data_ptr();
   const Results r = run(a, {out, hard, in_place, potentials, diagnostics});
   return {r.potential, r.row_potential, r.usage, r.entropy};
@@ -284,14 +294,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_out(
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
 // everywhere.
+[[noreturn]] void refuse_device(const Arguments& a) {
+  check_arguments(a);
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::sinkhorn: no kernel for ", a.scores.device().str());
+}
+
 Tensor sinkhorn_potential_unsupported(const Tensor& scores, const OptionalTensor& queue,
                                       const OptionalTensor& prototype_marginal,
                                       const OptionalTensor& row_weight, double epsilon,
                                       int64_t iterations, std::optional<double> tolerance,
                                       bool from_probabilities) {
-  check_arguments({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
-                   from_probabilities});
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "sslkern::sinkhorn: no kernel for ", scores.device().str());
+  refuse_device({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+                 from_probabilities});
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_unsupported(
+    const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
+    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
+    std::optional<double> tolerance, bool from_probabilities, bool, bool, bool) {
+  refuse_device({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+                 from_probabilities});
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_out_unsupported(
+    const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
+    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
+    std::optional<double> tolerance, bool from_probabilities, bool, bool, bool, const Tensor& out) {
+  check_float_tensor(kOp, "out", out);
+  refuse_device({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+                 from_probabilities});
 }
 
 Tensor sinkhorn_potential_autocast(const Tensor& scores, const OptionalTensor& queue,
@@ -308,6 +339,23 @@ Tensor sinkhorn_potential_autocast(const Tensor& scores, const OptionalTensor& q
                              .typed<decltype(sinkhorn_potential)>();
   return op.call(s, q, prototype_marginal, row_weight, epsilon, iterations, tolerance,
                  from_probabilities);
+}
+
+// The plan is of the promoted dtype. With `out`, whose dtype is given, nothing is promoted.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_autocast(
+    const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
+    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
+    std::optional<double> tolerance, bool from_probabilities, bool hard, bool potentials,
+    bool diagnostics) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  Tensor s = scores;
+  OptionalTensor q = queue;
+  if (q) promote({&s, &*q});
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("sslkern::sinkhorn_plan", "")
+                             .typed<decltype(sinkhorn_plan)>();
+  return op.call(s, q, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+                 from_probabilities, hard, potentials, diagnostics);
 }
 
 TORCH_LIBRARY_FRAGMENT(sslkern, m) {
@@ -336,10 +384,13 @@ TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("sinkhorn_potential", &sinkhorn_potential_unsupported);
+  m.impl("sinkhorn_plan", &sinkhorn_plan_unsupported);
+  m.impl("sinkhorn_plan_out", &sinkhorn_plan_out_unsupported);
 }
 
 TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
   m.impl("sinkhorn_potential", &sinkhorn_potential_autocast);
+  m.impl("sinkhorn_plan", &sinkhorn_plan_autocast);
 }
 
 }  // namespace

@@ -49,6 +49,11 @@ PEERS: dict[str, Peer] = {
             # Its dependencies bring torchvision and another torch; its losses need torch alone.
             "pip install --no-deps open_clip_torch==3.3.0",
         ),
+        Peer(
+            "POT",
+            # Beside numpy it needs scipy, which comes with scikit-learn.
+            "pip install --no-deps POT==0.9.7.post1 && pip install scikit-learn",
+        ),
     )
 }
 

@@ -179,19 +179,25 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _leaves(form: Form, inputs: Values) -> list[str]:
     """What has a gradient."""
-    return [k for k, x in inputs.items() if x.is_floating_point() and k not in form.constants]
+    constants = form.constants
+    if form.parameter is not None and form.parameter.is_number:
+        constants += (form.parameter.name,)
+    return [k for k, x in inputs.items() if x.is_floating_point() and k not in constants]
 
 
 def _evaluate(loss_fn: LossFn, inputs: Values, setting: Setting) -> Values:
-    """The result, and the gradients of its mean, by name."""
+    """The result, and the gradients of its mean if it has any, by name."""
     form = setting.form
     names = _leaves(form, inputs)
     leaves = {name: inputs[name].detach().requires_grad_() for name in names}
     options = dict(form.options)
     if setting.normalize is not None:
         options["normalize"] = setting.normalize
-    result = loss_fn(**(inputs | leaves), **options)
-    grads = torch.autograd.grad(result.mean(), list(leaves.values()))
+    tensors = inputs | leaves
+    if form.parameter is not None and form.parameter.is_number:
+        options[form.parameter.name] = tensors.pop(form.parameter.name).item()
+    result = loss_fn(**form.arguments(tensors), **options)
+    grads = torch.autograd.grad(result.mean(), list(leaves.values())) if leaves else ()
     return {form.result: result.detach()} | dict(zip(names, grads, strict=True))
 
 

@@ -85,6 +85,7 @@ def sinkhorn(
         tolerance: Stop after the iteration in which :math:`\sum_b |e^{f_b^{old} - f_b} - 1|` is
             less, as SeLa does (which looks at every tenth iteration alone).
         from_probabilities: Take the scores as X itself, non-negative; ``epsilon`` has no part then.
+            A prototype that gets nothing from all rows, in float32 less than about 1e-36, is NaN.
         return_potentials: Also return the `SinkhornPotentials`.
         return_diagnostics: Also return the `SinkhornDiagnostics`.
         out: Where to write the plan: of the shape and dtype of ``scores``, with adjacent columns;

@@ -30,16 +30,19 @@ def sinkhorn(
     logits = logits.log() if from_probabilities else logits / epsilon
     mass = torch.ones_like(logits[..., 0]) if row_weight is None else row_weight.to(logits.dtype)
     log_w = (mass / mass.sum(-1, keepdim=True)).log().expand_as(logits[..., 0])
+    counts = (mass > 0).expand_as(log_w)
     share = logits.new_full((), -math.log(logits.shape[-1]))
     log_m = share if prototype_marginal is None else prototype_marginal.to(logits.dtype).log()
     g = torch.zeros_like(logits[..., 0, :])
     f = -(logits + g.unsqueeze(-2)).logsumexp(-1) if iterations == 0 else torch.zeros_like(log_w)
+    moves = torch.ones_like(counts[..., :1])  # a problem that has settled stays as it is
     for _ in range(iterations):
-        g = log_m - (logits + (log_w + f).unsqueeze(-1)).logsumexp(-2)
+        weighted = (logits + (log_w + f).unsqueeze(-1)).where(counts.unsqueeze(-1), -math.inf)
+        g = torch.where(moves, log_m - weighted.logsumexp(-2), g)
         before, f = f, -(logits + g.unsqueeze(-2)).logsumexp(-1)
-        counted = torch.where(mass > 0, (torch.exp(before - f) - 1).abs(), 0)
-        if tolerance is not None and bool((counted.sum(-1) < tolerance).all()):
-            break
+        if tolerance is not None:
+            moved = (torch.exp(before - f) - 1).abs().where(counts, 0.0)
+            moves = moves & ~(moved.sum(-1, keepdim=True) < tolerance)
     log_q = (logits + g.unsqueeze(-2) + f.unsqueeze(-1))[..., :rows, :]
     plan = log_q.exp()
     if hard:

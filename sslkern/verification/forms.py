@@ -20,12 +20,16 @@ class Parameter:
     name: str
     of: Callable[[float], float] = lambda temperature: temperature
     """Temperature -> the value that makes logits as large."""
+    is_number: bool = False
+    """Whether it is given as a number, and has no gradient."""
 
 
 TEMPERATURE = Parameter("temperature")
 STUDENT_TEMPERATURE = Parameter("student_temperature")
 LOGIT_SCALE = Parameter("logit_scale", lambda temperature: 1 / temperature)
 EXPONENT = Parameter("t", lambda temperature: 0.5 / temperature)
+EPSILON = Parameter("epsilon", is_number=True)
+TEMPERATURE_OF_CROPS = Parameter("temperature", is_number=True)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Form:
     """Floating inputs without a gradient; integers have none anyway."""
     options: dict[str, Any] = field(default_factory=lambda: {"reduction": "none"})
     result: str = "loss"
+    arguments: Callable[[Values], dict[str, Any]] = dict
+    """Tensors by name -> the operator's arguments."""
 
     @property
     def op(self) -> str:
@@ -72,6 +78,27 @@ def _contrast(*names: str, **options: Any) -> Callable[[Case], Terms]:
 
 def _whole(*names: str, loss: float = 1.0) -> Callable[[Case], Terms]:
     return lambda case: terms.whole_batch(case, *names, loss=loss)
+
+
+def _lists(x: Values) -> dict[str, Any]:
+    """``high_res_0``, ``high_res_1`` and so on, as lists without the numbers."""
+    lists: dict[str, Any] = {}
+    for name, tensor in x.items():
+        lists.setdefault(name.rpartition("_")[0], []).append(tensor)
+    return lists
+
+
+def _sinkhorn(about: str, make: Callable[[int, int, Generator], Values], *names: str) -> Form:
+    return Form(
+        "sinkhorn",
+        about,
+        make,
+        terms.sinkhorn,
+        EPSILON,
+        constants=("scores", *names),
+        options={},
+        result="plan",
+    )
 
 
 _MEAN = {"reduction": "mean"}
@@ -241,5 +268,37 @@ FORMS = (
         options={"normalize_columns": True},
     ),
     Form("invariance_loss", "", inputs.views, terms.exact, None, options={}),
+    _sinkhorn("", inputs.assigned),
+    _sinkhorn("queue", inputs.assigned_with_queue, "queue"),
+    _sinkhorn("shares", inputs.assigned_with_shares, "prototype_marginal", "row_weight"),
+    Form(
+        "sinkhorn",
+        "probabilities",
+        inputs.assigned_probabilities,
+        partial(terms.sinkhorn, from_probabilities=True),
+        None,
+        constants=("scores",),
+        options={"from_probabilities": True},
+        result="plan",
+    ),
+    Form(
+        "swav_loss",
+        "",
+        inputs.crops,
+        terms.swapped_prediction,
+        TEMPERATURE_OF_CROPS,
+        options={},
+        arguments=_lists,
+    ),
+    Form(
+        "swav_loss",
+        "queue",
+        inputs.crops_with_queue,
+        terms.swapped_prediction,
+        TEMPERATURE_OF_CROPS,
+        constants=("queue_0", "queue_1"),
+        options={},
+        arguments=_lists,
+    ),
 )
 """In the order of their tables."""

@@ -157,3 +157,45 @@ def with_normalizer(n: int, dim: int, g: Generator) -> Values:
     """Somewhat more than a table of zeros has."""
     log_z = torch.tensor(math.log(2 * n + 1) + 0.3, dtype=torch.float64)
     return samples(n, dim, g) | {"log_normalizer": log_z}
+
+
+def _cosines(n: int, dim: int, g: Generator) -> Tensor:
+    """Scores of prototypes that differ in how much they are liked."""
+    both = torch.randn(n, dim, generator=g, dtype=torch.float64)
+    return ((both + both[:1]) / 4).clamp(-1, 1)
+
+
+def assigned(n: int, dim: int, g: Generator) -> Values:
+    """Scores of D prototypes."""
+    return {"scores": _cosines(n, dim, g)}
+
+
+def assigned_with_queue(n: int, dim: int, g: Generator) -> Values:
+    """And those of earlier rows."""
+    return assigned(n, dim, g) | {"queue": _cosines(n + 1, dim, g)}
+
+
+def assigned_with_shares(n: int, dim: int, g: Generator) -> Values:
+    """Prototypes by a power law, and a row of three without a weight."""
+    share = torch.arange(1, dim + 1, dtype=torch.float64) ** -0.5
+    weight = torch.tensor([1.0, 0.3, 0.0], dtype=torch.float64).repeat(n)[:n]
+    shares = {"prototype_marginal": share / share.sum(), "row_weight": weight}
+    return assigned(n, dim, g) | shares
+
+
+def assigned_probabilities(n: int, dim: int, g: Generator) -> Values:
+    """Sharpened; zeros among them, but no prototype without a row."""
+    p = (20 * _cosines(n, dim, g)).softmax(1).clamp(min=1e-4)
+    p[1::2, 1::2] = 0
+    return {"scores": p / p.sum(1, keepdim=True)}
+
+
+def crops(n: int, dim: int, g: Generator) -> Values:
+    """Scores of two views that are assigned and of two that only predict."""
+    names = ("high_res_0", "high_res_1", "low_res_0", "low_res_1")
+    return {name: _cosines(n, dim, g) for name in names}
+
+
+def crops_with_queue(n: int, dim: int, g: Generator) -> Values:
+    """And of earlier rows of those that are assigned."""
+    return crops(n, dim, g) | {name: _cosines(n + 1, dim, g) for name in ("queue_0", "queue_1")}

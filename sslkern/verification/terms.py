@@ -201,3 +201,24 @@ def columns(case: Case, normalize: bool = False) -> Terms:
 def exact(case: Case) -> Terms:
     """Where no terms cancel."""
     return Terms(dict.fromkeys(("loss", *case.inputs), 0.0))
+
+
+def sinkhorn(case: Case, from_probabilities: bool = False) -> Terms:
+    """The largest share of a row; exponents are rounded at their own size."""
+    scores = case.inputs["scores"]
+    if from_probabilities:
+        plan = reference.sinkhorn(scores, from_probabilities=True)
+        return Terms({"plan": float(plan.max())})
+    largest = float(reference.sinkhorn(scores, case.value).max())
+    exponent = float(scores.abs().max()) * case.factor
+    return Terms({"plan": largest}, max(1.0, exponent / LARGEST_LOGIT_APART))
+
+
+def swapped_prediction(case: Case, epsilon: float = 0.05) -> Terms:
+    """The slope of a logit for a mean over rows and over the other views, of as many targets."""
+    views = [name for name in case.inputs if name.startswith(("high_res", "low_res"))]
+    slope = case.factor / (case.losses * (len(views) - 1))
+    largest = max(float(case.inputs[name].abs().max()) for name in views)
+    exponent = largest * max(case.factor, 1 / epsilon)
+    sizes = {"loss": 1.0} | dict.fromkeys(views, slope)
+    return Terms(sizes, max(1.0, exponent / LARGEST_LOGIT_APART))
