@@ -1,0 +1,71 @@
+// The names of platform.h for nvcc. One instruction for each.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#define SSLKERN_SHARED(T, name, extent) __shared__ __align__(16) T name extent
+#define SSLKERN_DYNAMIC_SHARED(T, name)                            \
+  extern __shared__ __align__(16) unsigned char sslkern_dynamic[]; \
+  T* name = reinterpret_cast<T*>(sslkern_dynamic)
+#define SSLKERN_LAUNCH(kernel, grid, block, bytes, stream, ...) \
+  kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__)
+
+#define SSLKERN_DEVICE __device__ __forceinline__
+
+namespace sslkern::platform {
+
+#define SSLKERN_MMA(NAME, SHAPE, TYPE)                                                      \
+  SSLKERN_DEVICE void NAME(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { \
+    asm volatile("mma.sync.aligned." SHAPE ".row.col.f32." TYPE "." TYPE                    \
+                 ".f32 "                                                                    \
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"                  \
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                           \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));       \
+  }
+SSLKERN_MMA(mma_bf16, "m16n8k16", "bf16")
+SSLKERN_MMA(mma_f16, "m16n8k16", "f16")
+SSLKERN_MMA(mma_tf32, "m16n8k8", "tf32")
+#undef SSLKERN_MMA
+
+SSLKERN_DEVICE unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+
+SSLKERN_DEVICE void load_matrix_x4(unsigned (&r)[4], const void* p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(p))
+               : "memory");
+}
+SSLKERN_DEVICE void load_matrix_x4_transposed(unsigned (&r)[4], const void* p) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(p))
+               : "memory");
+}
+
+SSLKERN_DEVICE void copy_async(void* to, const void* from, int bytes_read) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
+               "l"(from), "r"(bytes_read)
+               : "memory");
+}
+SSLKERN_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+template <int kGroupsLeft>
+SSLKERN_DEVICE void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kGroupsLeft) : "memory");
+}
+
+SSLKERN_DEVICE float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+SSLKERN_DEVICE float log2_approximate(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+}  // namespace sslkern::platform
