@@ -41,6 +41,14 @@ struct SinkhornResults {
   double* entropy;                   // (P) mean of -sum_k Q log Q: both or none
 };
 
+// Memory for exponentials, to compute them once: where the plan is going to be, or more. null:
+// none. Only for float32 and float64, without a queue, and apart from the scores.
+struct SinkhornKept {
+  void* data;                   // (P, B, K) of dtype, columns adjacent
+  std::int64_t stride_problem;  // elements
+  std::int64_t stride_row;      // elements
+};
+
 struct Sinkhorn {
   SinkhornRows scores;      // B rows a problem
   SinkhornRows queue;       // L rows a problem
@@ -52,9 +60,8 @@ struct Sinkhorn {
   std::int64_t iterations;  // T >= 0
   Dtype dtype;
   bool probabilities;
-  bool hard;          // the plan is 1 at the largest element of a row, the first of equal ones
-  bool in_place;      // the plan has the memory of the scores
-  double* potential;  // (P, K) g
+  bool hard;  // the plan is 1 at the largest element of a row, the first of equal ones
+  SinkhornKept kept;
   SinkhornResults results;
   void* workspace;  // sinkhorn_workspace() bytes
   int threads;      // > 0

@@ -2,8 +2,8 @@
 // write for the plan. An iteration is one pass: a row gets its f from the g before it, and what it
 // then assigns is added to the sums for the next g while it is in L1.
 //
-// Where exponentials are the limit and not memory they are computed once: into the plan's memory,
-// if that is of the type of the arithmetic, and if all of them fit its range (they do at epsilon
+// Where exponentials are the limit and not memory they are computed once: into the memory that is
+// there for them, mostly the plan's, if all of them fit the range of the type (they do at epsilon
 // 0.05 and cosines). Else the passes compute them again, in the log domain.
 #include "contract/sinkhorn.h"
 
@@ -88,6 +88,9 @@ struct Problem {
   E* plan_row(std::int64_t i) const {
     return static_cast<E*>(p.results.plan) + number * p.results.stride_plan_problem +
            i * p.results.stride_plan_row;
+  }
+  E* kept_row(std::int64_t i) const {
+    return static_cast<E*>(p.kept.data) + number * p.kept.stride_problem + i * p.kept.stride_row;
   }
   // The mass that a prototype is to get, in the unit of those of the rows.
   double wanted(std::int64_t k) const {
@@ -234,7 +237,7 @@ SSLKERN_INLINE void exponentiate(const T* const* s, T* const* e, std::int64_t co
   }
 }
 
-// Rows of a chunk into the memory of the plan. False if they do not fit.
+// Rows of a chunk into the memory for them. False if they do not fit.
 template <class T>
 bool exponentiate_chunk(Problem<T, T>& q, std::int64_t c, T a, T shift) {
   const std::int64_t whole = q.p.K / kWidth<T> * kWidth<T>, rest = q.p.K - whole;
@@ -249,7 +252,7 @@ bool exponentiate_chunk(Problem<T, T>& q, std::int64_t c, T a, T shift) {
       const std::int64_t row = i + r < q.chunks.end(c) ? i + r : i;
       mass[r] = row == i + r ? T(q.rows.mass(row)) : T(0);
       s[r] = q.rows.row(row);
-      e[r] = q.plan_row(row);
+      e[r] = q.kept_row(row);
       s_tail[r] = e_tail[r] = tail[r];
       for (std::int64_t k = 0; k < kWidth<T>; ++k) tail[r][k] = k < rest ? s[r][whole + k] : shift;
     }
@@ -267,7 +270,7 @@ bool exponentiate_chunk(Problem<T, T>& q, std::int64_t c, T a, T shift) {
   return fits;
 }
 
-// Tries to put X, but for a factor, where the plan is going to be, and sums its columns.
+// Tries to keep X, but for a factor, and sums its columns.
 template <class T>
 bool keep_exponentials(Problem<T, T>& q, T shift) {
   const T a = q.s.log.g.a;
@@ -413,12 +416,6 @@ T largest_of_row(const T* row, std::int64_t K) {
   return best;
 }
 
-// Whether the plan's memory may hold exponentials before it holds the plan.
-template <class T, class E>
-bool may_keep(const Sinkhorn& p) {
-  return kSame<T, E> && p.results.plan != nullptr && !p.in_place && p.L == 0 && p.iterations > 0;
-}
-
 template <class T, class E>
 void solve(Problem<T, E> q) {
   if (q.p.probabilities) return solve_with<T, E>(q, q.s.linear);
@@ -426,8 +423,8 @@ void solve(Problem<T, E> q) {
   q.s.log.g.a = T(a);
   if constexpr (kSame<T, E>) {
     const T shift = largest_of_row<T>(q.rows.row(0), q.p.K);
-    if (may_keep<T, E>(q.p) && keep_exponentials<T>(q, shift)) {
-      const auto kept = q.rows.moved_to(q.plan_row(0), q.p.results.stride_plan_row);
+    if (q.p.kept.data != nullptr && q.p.iterations > 0 && keep_exponentials<T>(q, shift)) {
+      const auto kept = q.rows.moved_to(q.kept_row(0), q.p.kept.stride_row);
       iterate<T, E>(q, q.s.linear, kept);
       return finish<T, E>(q, q.s.linear, kept, a * double(shift));
     }

@@ -16,33 +16,41 @@ namespace {
 // Targets of one row of the batch: q of each view that is assigned.
 template <class T>
 struct Targets {
-  AssignedRow<T> row;   // of the view at hand
-  T* q;                 // (A, K)
-  std::int64_t stride;  // elements
+  AssignedRow<T> row;  // of the view at hand
+  T* q;                // (A + 1, K), the last the sum for views that are not assigned
+  T* others;           // (K) the sum for one that is
+  std::int64_t A, K;   // K in whole vectors
 
   static Targets take(Arena& arena, const SwappedPredictionInput& in) {
-    const std::int64_t stride = round_up(in.K, kWidth<T>);
-    return {AssignedRow<T>::take(arena, in.K), arena.take<T>(in.A * stride), stride};
+    const std::int64_t K = round_up(in.K, kWidth<T>);
+    return {AssignedRow<T>::take(arena, in.K), arena.take<T>((in.A + 1) * K), arena.take<T>(K),
+            in.A, K};
   }
 
   template <class E>
   void assign(const SwappedPredictionInput& in, const LogPotentials<T>* g, std::int64_t b) const {
-    for (std::int64_t i = 0; i < in.A; ++i) {
+    for (std::int64_t i = 0; i < A; ++i) {
       const E* z = static_cast<const E*>(in.view[i].scores) + b * in.view[i].stride;
       assign_row<T, E>(z, in.K, g[i], 1.0, row);
-      for (std::int64_t k = 0; k < in.K; k += kWidth<T>) store(q + i * stride + k, row.at(k));
+      for (std::int64_t k = 0; k < K; k += kWidth<T>) store(q + i * K + k, row.at(k));
+    }
+    add_all_but(A, q + A * K);
+  }
+
+  void add_all_but(std::int64_t v, T* sum) const {
+    for (std::int64_t k = 0; k < K; k += kWidth<T>) {
+      Vec<T> total{};
+      for (std::int64_t i = 0; i < A; ++i) total += i == v ? Vec<T>{} : load(q + i * K + k);
+      store(sum + k, total);
     }
   }
 
-  // What view v is to predict, from element `first` on: k -> sum of q over the others.
-  auto of_others(std::int64_t A, std::int64_t v, std::int64_t first) const {
-    return [q = q + first, stride = stride, A, v](int k) __attribute__((always_inline)) {
-      Vec<T> sum{};
-      for (std::int64_t i = 0; i < A; ++i) {
-        if (i != v) sum += load(q + i * stride + k);
-      }
-      return sum;
-    };
+  // What view v is to predict: the sum of q over the others.
+  const T* of(std::int64_t v) const {
+    if (v >= A) return q + A * K;
+    if (A == 2) return q + (1 - v) * K;
+    add_all_but(v, others);
+    return others;
   }
 };
 
@@ -85,6 +93,12 @@ struct ViewRow {
   }
 };
 
+// The targets of a block as the loops of rows.h want them.
+template <class T>
+SSLKERN_INLINE auto from(const T* target) {
+  return [target](int k) __attribute__((always_inline)) { return load(target + k); };
+}
+
 // How many views are targets of view v.
 SSLKERN_INLINE double targets_of(const SwappedPredictionInput& in, std::int64_t v) {
   return double(v < in.A ? in.A - 1 : in.A);
@@ -96,13 +110,14 @@ double forward_row(const SwappedPredictionInput& in, const Targets<T>& targets, 
                    std::int64_t b, SwappedPredictionRow* row) {
   const T a = T(kLog2E / in.temperature);
   ViewRow<T, E> z(in, v, b);
+  const T* target = targets.of(v);
   SoftTargetSums sums{double(kLowest<T>), 0, 0, 0, 0};
   for (std::int64_t first = 0; first < in.K; first += kRowBlock) {
     const int count = int(smaller(kRowBlock, in.K - first));
     const T* s = z.block(first, count);
     const int padded = whole_vectors(count, kWidth<T>);
     sums.raise_student(double(largest_element<T>(s, padded)), double(a));
-    add_block<T>(s, padded, a, targets.of_others(in.A, v, first), z.ahead(first + kRowBlock), sums);
+    add_block<T>(s, padded, a, from<T>(target + first), z.ahead(first + kRowBlock), sums);
   }
   *row = {sums.student_max, targets_of(in, v) / sums.student_sum};
   return targets_of(in, v) * __builtin_log(sums.student_sum) + sums.distance / in.temperature;
@@ -113,14 +128,14 @@ void backward_row(const SwappedPredictionInput& in, const Targets<T>& targets, s
                   std::int64_t b, const SwappedPredictionRow& row, T factor, E* grad) {
   const T a = T(kLog2E / in.temperature);
   ViewRow<T, E> z(in, v, b);
+  const T* target = targets.of(v);
   alignas(kVectorBytes) T buffer[kRowBlock];
   for (std::int64_t first = 0; first < in.K; first += kRowBlock) {
     const int count = int(smaller(kRowBlock, in.K - first));
     const T* s = z.block(first, count);
     T* out = result_block<T>(grad + first, count, buffer);
     gradient_block<false, T>(s, whole_vectors(count, kWidth<T>), T(row.max), a, T(row.weight),
-                             targets.of_others(in.A, v, first), factor, z.ahead(first + kRowBlock),
-                             out);
+                             from<T>(target + first), factor, z.ahead(first + kRowBlock), out);
     write_block<T>(out, count, grad + first);
   }
 }
