@@ -32,11 +32,17 @@ INCLUDES = {
         r"cstdint|cstddef|cstdlib|cstring|utility|time\.h|omp\.h",
     ),
     "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|sys/mman\.h|[a-z_]+"),
+    # Standard headers; the rest only in the files of PLATFORM_ONLY.
+    "platform": (
+        {"platform", "math"},
+        r"[a-z_]+|sys/mman\.h|dlfcn\.h|ucontext\.h|.*_interface(_defs)?\.h|cuda_.*",
+    ),
 }
 
 
 def sources(folder: str) -> list[Path]:
-    return sorted(p for p in (CSRC / folder).iterdir() if p.suffix in {".h", ".cpp"})
+    suffixes = {".h", ".cpp", ".cu", ".cuh"}
+    return sorted(p for p in (CSRC / folder).rglob("*") if p.suffix in suffixes)
 
 
 def test_there_are_rows() -> None:
@@ -59,6 +65,30 @@ def test_includes_are_legal(folder: str) -> None:
             if not own and not (kind == "<" and re.fullmatch(system, name)):
                 bad.append(f"{path.name}: {name}")
     assert not bad
+
+
+# What GPUs need and g++ cannot read -> the files that have it. As for assembly, simd.h has an
+# instruction of CPUs, and fiber.cpp changes stacks.
+PLATFORM_ONLY = {
+    r"<<<": {"platform/nvcc.h"},
+    r"#\s*include\s*<cuda": {"platform/nvcc.h"},
+    r"\b(__)?asm(__)?\b": {"platform/nvcc.h", "platform/simt/fiber.cpp", "cpu/simd.h"},
+    r"\b__shared__\b": {"platform/nvcc.h"},
+}
+
+
+@pytest.mark.parametrize("pattern", PLATFORM_ONLY)
+def test_what_is_of_gpus_stays_in_the_platform(pattern: str) -> None:
+    code = {p: re.sub(r"//.*", "", p.read_text()) for f in INCLUDES for p in sources(f)}
+    found = {str(p.relative_to(CSRC)) for p, text in code.items() if re.search(pattern, text)}
+    assert found == PLATFORM_ONLY[pattern]
+
+
+def test_kernels_see_the_platform_alone() -> None:
+    """The runtime of the emulation is of simt.h and of tests; nvcc reads none of it."""
+    for name in ("nvcc.h", "platform.h"):
+        included = re.findall(r'#\s*include "([^"]+)"', (CSRC / "platform" / name).read_text())
+        assert not [i for i in included if i.startswith("platform/simt/")]
 
 
 def test_every_folder_of_csrc_has_a_rule() -> None:

@@ -34,8 +34,14 @@ constexpr int warpSize = 32;
   name##_type& name = *static_cast<name##_type*>( \
       ::sslkern::simt::shared_variable(&name##_site, sizeof(name##_type), 16, #name))
 #define SSLKERN_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::sslkern::simt::dynamic_shared())
-#define SSLKERN_LAUNCH(kernel, grid, block, bytes, stream, ...) \
-  ::sslkern::simt::launch(#kernel, grid, block, bytes, [=]() { kernel(__VA_ARGS__); })
+#if defined(__SANITIZE_THREAD__)
+#define SSLKERN_ACCESSES_ARE_SEEN true
+#else
+#define SSLKERN_ACCESSES_ARE_SEEN false
+#endif
+#define SSLKERN_LAUNCH(kernel, grid, block, bytes, stream, ...)       \
+  (::sslkern::simt::every_access_is_seen = SSLKERN_ACCESSES_ARE_SEEN, \
+   ::sslkern::simt::launch(#kernel, grid, block, bytes, [=]() { kernel(__VA_ARGS__); }))
 
 // ---- barriers, warp collectives
 
@@ -45,7 +51,8 @@ namespace sslkern::simt {
 
 inline void combine_nothing(const LaneData*, unsigned, unsigned, const void*, void*) {}
 
-inline void combine_ballot(const LaneData* in, unsigned mask, unsigned, const void*, void* out) {
+SSLKERN_UNSEEN inline void combine_ballot(const LaneData* in, unsigned mask, unsigned, const void*,
+                                          void* out) {
   unsigned votes = 0;
   for (unsigned lane = 0; lane < 32; ++lane) {
     int vote = 0;
@@ -63,13 +70,14 @@ struct Shuffle {
 };
 
 template <class T>
-SSLKERN_UNSEEN void combine_shuffle(const LaneData* in, unsigned mask, unsigned lane, const void*,
-                                    void* out) {
+SSLKERN_UNSEEN void combine_shuffle(const LaneData* in, unsigned mask, unsigned lane,
+                                    const void* at, void* out) {
   Shuffle<T> own, other;
   std::memcpy(&own, in[lane], sizeof(own));
   if (own.from < 0 || own.from > 31) own.from = int(lane);  // up and down keep what is there
   if ((mask >> own.from & 1) == 0) {
-    report("shuffle", "lane %u reads lane %d, which mask %08x leaves out", lane, own.from, mask);
+    report_at("shuffle", {nullptr, *static_cast<const At*>(at)},
+              "lane %u reads lane %d, which mask %08x leaves out", lane, own.from, mask);
     own.from = int(lane);
   }
   std::memcpy(&other, in[own.from], sizeof(other));
@@ -81,7 +89,7 @@ SSLKERN_UNSEEN T shuffle(const char* kind, unsigned mask, T value, int from, At 
   static_assert(sizeof(Shuffle<T>) <= kMostLaneBytes && std::is_trivially_copyable_v<T>);
   const Shuffle<T> own{value, from};
   T result;
-  collective({kind, at, mask, false, combine_shuffle<T>, nullptr}, &own, sizeof(own), &result);
+  collective({kind, at, mask, false, combine_shuffle<T>, &at}, &own, sizeof(own), &result);
   return result;
 }
 
@@ -203,7 +211,7 @@ SSLKERN_UNSEEN inline void multiply(const char* kind, simt::Combine combine, flo
   std::memcpy(own.a, a, sizeof(a));
   std::memcpy(own.b, b, sizeof(b));
   std::memcpy(own.c, c, sizeof(c));
-  simt::collective({kind, at, ~0u, false, combine, nullptr}, &own, sizeof(own), c);
+  simt::collective({kind, at, ~0u, false, combine, nullptr, true}, &own, sizeof(own), c);
 }
 inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], SSLKERN_AT) {
   multiply("mma_bf16", simt::combine_mma_bf16, c, a, b, {file, line});
@@ -218,10 +226,11 @@ inline void mma_tf32(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[
 SSLKERN_UNSEEN inline void load_matrices(const char* kind, bool transposed, unsigned (&r)[4],
                                          const void* p, simt::At at) {
   if (std::uintptr_t(p) % 16 != 0) {
-    simt::report("alignment", "%s at line %d: a row off its boundary of 16 bytes", kind, at.line);
+    simt::report_at("alignment", {nullptr, at}, "%s of a row off its boundary of 16 bytes", kind);
   }
   const simt::MatrixLoad load{4, transposed, at};
-  simt::collective({kind, at, ~0u, false, simt::combine_matrix_load, &load}, &p, sizeof(p), r);
+  simt::collective({kind, at, ~0u, false, simt::combine_matrix_load, &load, true}, &p, sizeof(p),
+                   r);
 }
 inline void load_matrix_x4(unsigned (&r)[4], const void* p, SSLKERN_AT) {
   load_matrices("load_matrix_x4", false, r, p, {file, line});

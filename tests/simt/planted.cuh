@@ -16,6 +16,8 @@ enum class Fault {
   kExitBeforeBarrier,
   kTwoBarriers,
   kShuffleFromOutside,
+  kInitialiseBesideAtomics,
+  kReadBesideAtomics,
   // similarity
   kWaitForTooFew,
   kNoBarrierBeforeReuse,
@@ -25,6 +27,33 @@ enum class Fault {
   kNoBarrierAfterWait,
   kMisalignedCopy,
   kEndBeforeWait,
+  // rotate
+  kNoSyncwarp,
+  kNoSyncwarpBeforeReuse,
+  kSyncwarpOfHalves,
+  kLaneOutsideMask,
+  kLaneThatIsNotThere,
+  kMismatchedCollectives,
+  kBlocksWriteTheSame,
+  kReadUnwrittenGlobal,
+  kWriteBeyondEnd,
+  kWriteStaticVariable,
+  kMisalignedVector,
+  kTooManyThreads,
+  kTooManyRowsOfBlocks,
+  kTooMuchDynamicShared,
+  kTooMuchShared,
+  // fragments
+  kWriteWhileCopying,
+  kCopyTwice,
+  kWriteSource,
+  kWriteSourceAfterBarrier,
+  kCopyTooMuch,
+  kCopyToGlobal,
+  kMisalignedMatrix,
+  kMatrixInGlobal,
+  kPartOfAWarp,
+  kLeaveNewest,
 };
 
 // out += sum of x. Any grid; blocks of whole warps, at most 8. Shared: a float for each warp.
@@ -51,6 +80,14 @@ __global__ void __launch_bounds__(256) block_sum(const float* x, float* out, int
   } else if (kFault != Fault::kNoBarrier) {
     if (kFault == Fault::kExitBeforeBarrier && warp == 1) return;
     __syncthreads();
+  }
+  if constexpr (kFault == Fault::kInitialiseBesideAtomics || kFault == Fault::kReadBesideAtomics) {
+    SSLKERN_SHARED(int, warps_done, [1]);
+    if (threadIdx.x == 0) warps_done[0] = 0;
+    if (kFault == Fault::kReadBesideAtomics) __syncthreads();
+    if (lane == 0) atomicAdd(warps_done, 1);
+    if (kFault == Fault::kInitialiseBesideAtomics) __syncthreads();
+    if (threadIdx.x == 0 && warps_done[0] > 8) atomicAdd(out, 1.0f);  // never
   }
   if (warp != 0) return;
   const int warps = kFault == Fault::kReadUnwritten ? 8 : int(blockDim.x) / 32;
@@ -135,4 +172,80 @@ __global__ void __launch_bounds__(128)
       if (row < M && column < N) S[std::int64_t(row) * N + column] = c[j][i];
     }
   }
+}
+
+// out[i] = x[i + 1] in rings of 32 elements, with 0 for those beyond the end. Any grid; blocks of
+// whole warps, at most 256 threads. Shared: an element for each thread.
+template <Fault kFault>
+__global__ void __launch_bounds__(256)
+    rotate(const float* x, float* out, [[maybe_unused]] float* elsewhere, int n) {
+  SSLKERN_SHARED(float, values, [256]);
+  const int thread = int(threadIdx.x), lane = thread % 32;
+  const int end = kFault == Fault::kWriteBeyondEnd ? n + 1 : n;
+  unsigned mask = ~0u;
+  if (kFault == Fault::kSyncwarpOfHalves) mask = lane < 16 ? 0xffffu : 0xffff0000u;
+  if (kFault == Fault::kLaneOutsideMask) mask = 0x7fffffffu;
+  if (kFault == Fault::kLaneThatIsNotThere) mask = 0x1ffffu;
+  if constexpr (kFault == Fault::kTooMuchShared) {
+    SSLKERN_SHARED(float, many, [8 << 10]);
+    many[thread] = 0;
+  }
+  for (int base = int(blockIdx.x * blockDim.x); base < n; base += int(gridDim.x * blockDim.x)) {
+    const int i = base + thread;
+    values[thread] = i < n ? x[i] : 0;
+    if (kFault == Fault::kMismatchedCollectives) {
+      if (lane < 16) {
+        __syncwarp();
+      } else {
+        values[thread] += __shfl_sync(~0u, 0.0f, 0);
+      }
+    } else if (kFault != Fault::kNoSyncwarp) {
+      __syncwarp(mask);
+    }
+    float value = values[thread - lane + (lane + 1) % 32];
+    if (kFault == Fault::kReadUnwrittenGlobal && i < n) value += out[i];
+    if (kFault != Fault::kNoSyncwarpBeforeReuse) __syncwarp(mask);
+    if (i < end) out[i] = value;
+    if (kFault == Fault::kWriteStaticVariable && i == 0) *elsewhere = value;
+    if (kFault == Fault::kMisalignedVector && i + 3 < n && i % 2 == 0) {
+      const double two = *reinterpret_cast<const double*>(x + i + 1);
+      if (two == 12345.0) out[i] = 0;
+    }
+  }
+  if (kFault == Fault::kBlocksWriteTheSame && thread == 0) out[0] = x[1];
+}
+
+// words[4 lane + q]: what a lane gets of matrix q of X, 16 x 16, by load_matrix_x4. A warp.
+// Shared: X with rows of 48 bytes, 16-byte aligned.
+template <Fault kFault>
+__global__ void __launch_bounds__(32) fragments(std::uint16_t* X, unsigned* words) {
+  namespace platform = sslkern::platform;
+  constexpr int kPitch = 24;
+  SSLKERN_SHARED(std::uint16_t, rows, [16 * kPitch]);
+  const int lane = int(threadIdx.x);
+  for (int v = lane; v < 32; v += int(blockDim.x)) {
+    auto* to = rows + v / 2 * kPitch + v % 2 * 8;
+    auto* from = X + v * 8;
+    if (kFault == Fault::kCopyToGlobal) to = X + 256 + v * 8;
+    platform::copy_async(to, from, kFault == Fault::kCopyTooMuch ? 32 : 16);
+    if (kFault == Fault::kCopyTwice) platform::copy_async(to, from, 8);
+    if (kFault == Fault::kWriteWhileCopying) to[3] = from[3];
+    if (kFault == Fault::kWriteSource) from[3] = 3;
+  }
+  platform::commit_copies();
+  if (kFault == Fault::kWriteSourceAfterBarrier) {
+    __syncthreads();
+    X[lane * 8 ^ 8] = 3;
+    __syncthreads();
+  }
+  platform::wait_for_copies<kFault == Fault::kLeaveNewest ? 1 : 0>();
+  __syncthreads();
+  const int offset = lane % 16 * kPitch + lane / 16 * 8;
+  unsigned a[4];
+  if (kFault == Fault::kMatrixInGlobal) {
+    platform::load_matrix_x4(a, X + lane * 8);
+  } else {
+    platform::load_matrix_x4(a, rows + (kFault == Fault::kMisalignedMatrix ? offset ^ 2 : offset));
+  }
+  for (int q = 0; q < 4; ++q) words[4 * lane + q] = a[q];
 }

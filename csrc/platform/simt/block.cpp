@@ -6,6 +6,7 @@
 
 #include "platform/simt/machine.h"
 #include "platform/simt/shared.h"
+#include "platform/simt/source.h"
 
 namespace sslkern::simt {
 namespace {
@@ -30,9 +31,10 @@ void entry() {
 
 bool within_limits(dim3 grid, dim3 block, std::size_t dynamic_bytes) {
   const Limits& most = config().limits;
-  const bool fits = block.count() > 0 && block.count() <= most.threads && block.z <= most.block_z &&
-                    grid.count() > 0 && grid.x <= most.grid_x && grid.y <= most.grid_yz &&
-                    grid.z <= most.grid_yz && dynamic_bytes <= most.shared_bytes;
+  const bool fits = block.x <= most.threads && block.y <= most.threads && block.z <= most.block_z &&
+                    block.count() > 0 && block.count() <= most.threads && grid.x <= most.grid_x &&
+                    grid.y <= most.grid_yz && grid.z <= most.grid_yz && grid.count() > 0 &&
+                    dynamic_bytes <= most.shared_bytes && dynamic_bytes <= kMostDynamicBytes;
   if (!fits) {
     report("limits", "grid %u x %u x %u, block %u x %u x %u, %zu bytes of dynamic shared memory",
            grid.x, grid.y, grid.z, block.x, block.y, block.z, dynamic_bytes);
@@ -82,6 +84,7 @@ bool run_ready() {
   for (Thread* t : ready) {
     if (t->state != State::kReady) continue;
     resume(*t);
+    if (m.stopped) return false;
     // The lowest that can go on, always: a warp gets as far as it can before the next begins.
     if (config().order == Order::kWarpByWarp) break;
   }
@@ -105,17 +108,36 @@ Waiting who_waits() {
   return w;
 }
 
-void report_deadlock(const Waiting& w) {
-  if (!w.in_meeting.empty()) {
-    const Meeting& meeting = *w.in_meeting[0]->meeting;
-    return report("deadlock",
-                  "%zu threads wait at %s, line %d (mask %08x, come %08x), %zu at a barrier, "
-                  "%u have ended",
-                  w.in_meeting.size(), meeting.what.kind, meeting.what.at.line, meeting.what.mask,
-                  meeting.arrived, w.at_barrier.size(), w.ended);
+// Two meetings of a warp that wait for each other's lanes; false if there are none. Lanes may well
+// wait for some that meet in between.
+bool report_divergence() {
+  const Machine& m = machine();
+  for (std::size_t warp = 0; warp < m.meetings.size(); ++warp) {
+    for (const auto& a : m.meetings[warp]) {
+      for (const auto& b : m.meetings[warp]) {
+        if (a == b || ((a->what.mask & b->arrived) | (b->what.mask & a->arrived)) == 0) continue;
+        report("divergence",
+               "warp %zu: lanes %08x are at %s (mask %08x, %s), %08x at %s (%08x, %s)", warp,
+               a->arrived, a->what.kind, a->what.mask, source_of({nullptr, a->what.at}).c_str(),
+               b->arrived, b->what.kind, b->what.mask, source_of({nullptr, b->what.at}).c_str());
+        return true;
+      }
+    }
   }
-  report("deadlock", "%zu threads wait at the barrier of line %d, %u have ended",
-         w.at_barrier.size(), w.at_barrier[0]->at.line, w.ended);
+  return false;
+}
+
+void report_deadlock(const Waiting& w) {
+  if (w.in_meeting.empty()) {
+    return report_at("deadlock", {nullptr, w.at_barrier[0]->at},
+                     "%zu threads wait at a barrier, %u have ended", w.at_barrier.size(), w.ended);
+  }
+  if (report_divergence()) return;
+  const Meeting& meeting = *w.in_meeting[0]->meeting;
+  report_at("deadlock", {nullptr, meeting.what.at},
+            "%zu threads wait at %s (mask %08x, come %08x), %zu at a barrier, %u have ended",
+            w.in_meeting.size(), meeting.what.kind, meeting.what.mask, meeting.arrived,
+            w.at_barrier.size(), w.ended);
 }
 
 // All that live are at a barrier: lets them pass.
@@ -124,8 +146,9 @@ void open_barrier(const Waiting& w) {
   const At first = w.at_barrier[0]->at;
   for (const Thread* t : w.at_barrier) {
     if (t->at.line == first.line && std::strcmp(t->at.file, first.file) == 0) continue;
-    report("divergence", "threads %u and %u meet at the barriers of lines %d and %d",
-           w.at_barrier[0]->linear, t->linear, first.line, t->at.line);
+    report("divergence", "threads %u and %u meet at the barriers of %s and %s",
+           w.at_barrier[0]->linear, t->linear, source_of({nullptr, first}).c_str(),
+           source_of({nullptr, t->at}).c_str());
     break;
   }
   ++counts().barriers;
@@ -140,6 +163,7 @@ bool run_block() {
   for (;;) {
     while (run_ready()) {
     }
+    if (machine().stopped) return false;
     const Waiting w = who_waits();
     if (w.ended == machine().thread_count) return true;
     if (!w.in_meeting.empty() || w.ended > 0) {
@@ -153,11 +177,16 @@ bool run_block() {
 void check_copies() {
   const Machine& m = machine();
   for (unsigned i = 0; i < m.thread_count; ++i) {
-    std::size_t lost = m.threads[i]->open.size();
-    for (const auto& group : m.threads[i]->groups) lost += group.size();
+    const Thread& t = *m.threads[i];
+    std::size_t lost = t.open.size();
+    At at = lost > 0 ? t.open[0].at : At{};
+    for (const auto& group : t.groups) {
+      lost += group.size();
+      if (!group.empty()) at = group[0].at;
+    }
     if (lost == 0) continue;
-    return report("lost copy", "thread %u ended with %zu copies that it had not waited for", i,
-                  lost);
+    return report_at("lost copy", {nullptr, at},
+                     "thread %u ended with %zu copies that it had not waited for", i, lost);
   }
 }
 
@@ -168,6 +197,13 @@ void Machine::yield(State state) {
   t.state = state;
   ++counts().switches;
   t.fiber.leave(false);
+}
+
+void Machine::stop() {
+  stopped = true;
+  current().state = State::kEnded;
+  current().fiber.leave(true);
+  __builtin_unreachable();  // nobody resumes it
 }
 
 void barrier(At at) {
@@ -182,7 +218,8 @@ bool launch(const char* name, dim3 grid, dim3 block, std::size_t dynamic_bytes, 
   m.body = body;
   m.arguments = static_cast<const char*>(arguments);
   m.argument_bytes = argument_bytes;
-  const std::size_t before = findings().size();
+  m.stopped = false;
+  const std::uint64_t before = m.troubles;
   if (!within_limits(grid, block, dynamic_bytes)) return false;
   generator.seed(config().seed);
   m.thread_count = unsigned(block.count());
@@ -197,7 +234,7 @@ bool launch(const char* name, dim3 grid, dim3 block, std::size_t dynamic_bytes, 
     if (!run_block()) break;
     check_copies();
   }
-  return findings().size() == before;
+  return m.troubles == before;
 }
 
 }  // namespace sslkern::simt

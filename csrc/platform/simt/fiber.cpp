@@ -3,8 +3,8 @@
 #include <sys/mman.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+#include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -14,9 +14,11 @@
 namespace sslkern::simt {
 namespace {
 
+constexpr std::size_t kGuardPage = 64 << 10;  // as large as pages get
+
 // The scheduler's own stack.
 struct Scheduler {
-#if defined(__x86_64__)
+#if SSLKERN_SIMT_ASSEMBLY
   void* stack_pointer = nullptr;
 #else
   ucontext_t context;
@@ -43,7 +45,7 @@ void after_switch([[maybe_unused]] void* fake_stack, [[maybe_unused]] bool from_
 
 }  // namespace
 
-#if defined(__x86_64__)
+#if SSLKERN_SIMT_ASSEMBLY
 // Saves the callee-saved registers and the floating-point modes on this stack, and goes on with
 // another one. swapcontext would make a system call for the signal mask every time.
 extern "C" void sslkern_simt_switch(void** save, void* load);
@@ -77,22 +79,31 @@ sslkern_simt_switch:
 )");
 #endif
 
-Fiber::~Fiber() {
-  if (stack_ != nullptr) munmap(stack_, bytes_);
+Fiber::~Fiber() { release(); }
+
+void Fiber::release() {
+  if (stack_ != nullptr) munmap(stack_ - kGuardPage, bytes_ + kGuardPage);
+  stack_ = nullptr;
+}
+
+// Below the stack lies a page that nobody may touch: one that is too small ends the program.
+void Fiber::allocate(std::size_t stack_bytes) {
+  if (stack_ != nullptr && bytes_ == stack_bytes) return;
+  release();
+  void* p = mmap(nullptr, stack_bytes + kGuardPage, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  mprotect(p, kGuardPage, PROT_NONE);
+  stack_ = static_cast<char*>(p) + kGuardPage;
+  bytes_ = stack_bytes;
 }
 
 void Fiber::start(std::size_t stack_bytes, void (*entry)()) {
-  if (stack_ == nullptr) {
-    void* p = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) std::abort();
-    stack_ = static_cast<char*>(p);
-    bytes_ = stack_bytes;
-  }
+  allocate(stack_bytes);
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(stack_, bytes_);  // what the last run left
 #endif
-#if defined(__x86_64__)
+#if SSLKERN_SIMT_ASSEMBLY
   // As sslkern_simt_switch would have left it: the address to return to, six registers, the modes.
   auto* top =
       reinterpret_cast<std::uint64_t*>((std::uintptr_t(stack_) + bytes_) & ~std::uintptr_t(15));
@@ -116,7 +127,7 @@ void Fiber::start(std::size_t stack_bytes, void (*entry)()) {
 
 void Fiber::resume() {
   before_switch(&scheduler.fake_stack, stack_, bytes_);
-#if defined(__x86_64__)
+#if SSLKERN_SIMT_ASSEMBLY
   sslkern_simt_switch(&scheduler.stack_pointer, stack_pointer_);
 #else
   swapcontext(&scheduler.context, &context_);
@@ -126,7 +137,7 @@ void Fiber::resume() {
 
 void Fiber::leave(bool ending) {
   before_switch(ending ? nullptr : &fake_stack_, scheduler.stack, scheduler.stack_bytes);
-#if defined(__x86_64__)
+#if SSLKERN_SIMT_ASSEMBLY
   sslkern_simt_switch(&stack_pointer_, scheduler.stack_pointer);
 #else
   swapcontext(&context_, &scheduler.context);

@@ -1,7 +1,12 @@
 // Fibers: stacks that take turns on one thread of the system.
 #pragma once
 #include <cstddef>
-#if !defined(__x86_64__)
+
+// Where switches are written in assembly; elsewhere, and for the test of it, by the system.
+#if defined(__x86_64__) && !defined(SSLKERN_SIMT_UCONTEXT)
+#define SSLKERN_SIMT_ASSEMBLY 1
+#else
+#define SSLKERN_SIMT_ASSEMBLY 0
 #include <ucontext.h>
 #endif
 
@@ -23,10 +28,13 @@ class Fiber {
   bool owns(const char* p) const { return p >= stack_ && p < stack_ + bytes_; }
 
  private:
+  void allocate(std::size_t stack_bytes);
+  void release();
+
   char* stack_ = nullptr;
   std::size_t bytes_ = 0;
   void* fake_stack_ = nullptr;  // AddressSanitizer's
-#if defined(__x86_64__)
+#if SSLKERN_SIMT_ASSEMBLY
   void* stack_pointer_ = nullptr;
 #else
   ucontext_t context_;

@@ -3,6 +3,8 @@
 #include <cstring>
 
 #include "math/half.h"
+#include "platform/simt/machine.h"
+#include "platform/simt/shadow.h"
 
 namespace sslkern::simt {
 namespace {
@@ -58,6 +60,18 @@ void multiply_16(const LaneData* in, unsigned lane, float (*convert)(std::uint16
       [&](unsigned k, unsigned column) { return b_of_16(in, k, column, convert); }, out);
 }
 
+std::uint16_t shared_element(const char* p, At at) {
+  const Range* range = find_range(p);
+  if (range == nullptr || !range->shared) {
+    report_at("out of bounds", {nullptr, at}, "a matrix is loaded from what is no shared memory");
+    machine().stop();
+  }
+  note_access(p, sizeof(std::uint16_t), Access::kRead, {nullptr, at});
+  std::uint16_t element;
+  std::memcpy(&element, p, sizeof(element));
+  return element;
+}
+
 }  // namespace
 
 float from_bf16(std::uint16_t bits) { return math::to_float(BFloat16{bits}); }
@@ -91,9 +105,7 @@ void combine_matrix_load(const LaneData* in, unsigned, unsigned lane, const void
       const unsigned column = load.transposed ? lane / 4 : lane % 4 * 2 + e;
       const char* p;
       std::memcpy(&p, in[unsigned(q) * 8 + row], sizeof(p));
-      note_access(p + 2 * column, 2, Access::kRead, {nullptr, load.at});
-      std::uint16_t element;
-      std::memcpy(&element, p + 2 * column, sizeof(element));
+      const std::uint16_t element = shared_element(p + 2 * column, load.at);
       word |= std::uint32_t(element) << (16 * e);
     }
     std::memcpy(static_cast<char*>(out) + 4 * q, &word, sizeof(word));

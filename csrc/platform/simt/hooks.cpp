@@ -1,5 +1,6 @@
 // Takes the place of ThreadSanitizer's library: what -fsanitize=thread puts before every load and
 // store of a kernel comes here.
+#include <cstdint>
 #include <cstring>
 
 #include "platform/simt/runtime.h"
@@ -7,18 +8,36 @@
 using sslkern::simt::Access;
 using sslkern::simt::note_access;
 
+namespace {
+
+void note_aligned(const void* p, std::size_t bytes, Access access, void* program_counter) {
+  using namespace sslkern::simt;
+  const Origin origin{program_counter};
+  if (here != nullptr && std::uintptr_t(p) % bytes != 0) {
+    report_at("alignment", origin, "an access of %zu bytes off their boundary", bytes);
+  }
+  note_access(p, bytes, access, origin);
+}
+
+}  // namespace
+
 #define SSLKERN_HOOK(NAME, BYTES, ACCESS) \
   void NAME(void* p) { note_access(p, BYTES, Access::ACCESS, {__builtin_return_address(0)}); }
+#define SSLKERN_ALIGNED_HOOK(NAME, BYTES, ACCESS) \
+  void NAME(void* p) { note_aligned(p, BYTES, Access::ACCESS, __builtin_return_address(0)); }
 #define SSLKERN_HOOKS(PREFIX, BYTES)              \
   SSLKERN_HOOK(PREFIX##read##BYTES, BYTES, kRead) \
   SSLKERN_HOOK(PREFIX##write##BYTES, BYTES, kWrite)
+#define SSLKERN_ALIGNED_HOOKS(PREFIX, BYTES)              \
+  SSLKERN_ALIGNED_HOOK(PREFIX##read##BYTES, BYTES, kRead) \
+  SSLKERN_ALIGNED_HOOK(PREFIX##write##BYTES, BYTES, kWrite)
 
 extern "C" {
-SSLKERN_HOOKS(__tsan_, 1)
-SSLKERN_HOOKS(__tsan_, 2)
-SSLKERN_HOOKS(__tsan_, 4)
-SSLKERN_HOOKS(__tsan_, 8)
-SSLKERN_HOOKS(__tsan_, 16)
+SSLKERN_ALIGNED_HOOKS(__tsan_, 1)
+SSLKERN_ALIGNED_HOOKS(__tsan_, 2)
+SSLKERN_ALIGNED_HOOKS(__tsan_, 4)
+SSLKERN_ALIGNED_HOOKS(__tsan_, 8)
+SSLKERN_ALIGNED_HOOKS(__tsan_, 16)
 SSLKERN_HOOKS(__tsan_unaligned_, 2)
 SSLKERN_HOOKS(__tsan_unaligned_, 4)
 SSLKERN_HOOKS(__tsan_unaligned_, 8)

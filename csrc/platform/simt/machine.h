@@ -17,6 +17,7 @@ struct PendingCopy {
   const void* from;
   int bytes, bytes_read;
   At at;
+  unsigned char source[16];  // what was read when the copy was issued
 };
 
 // Lanes on their way through one collective.
@@ -32,7 +33,7 @@ enum class State : std::uint8_t { kReady, kAtBarrier, kInMeeting, kEnded };
 struct Thread : Place {
   Fiber fiber;
   State state = State::kReady;
-  At at{"", 0};
+  At at;
   Meeting* meeting = nullptr;
   std::vector<PendingCopy> open;                // not yet committed
   std::deque<std::vector<PendingCopy>> groups;  // committed, not yet waited for
@@ -55,17 +56,17 @@ struct Machine {
   unsigned thread_count = 0;                                    // of this launch
   std::vector<std::vector<std::unique_ptr<Meeting>>> meetings;  // of each warp
   Clock clock;
+  bool stopped = false;        // what runs cannot go on
+  std::uint64_t troubles = 0;  // what there was to report, however often it was said before
 
   Thread& current() { return *static_cast<Thread*>(here); }
   unsigned lanes_of(unsigned warp) const;  // that exist, as a mask
   // Gives up the processor; returns when the scheduler resumes the thread that calls.
   void yield(State state);
+  // Ends the launch, once the reason was reported. Nothing on the thread's stack is destroyed.
+  [[noreturn]] void stop();
 };
 
 Machine& machine();
-
-// Whether this is the first finding of its kind there: what goes wrong at one place does so for
-// many bytes and threads.
-bool first_at(const char* kind, const Origin& origin);
 
 }  // namespace sslkern::simt

@@ -7,13 +7,12 @@
 #include <memory>
 
 #include "platform/simt/machine.h"
-#include "platform/simt/source.h"
 
 namespace sslkern::simt {
 namespace {
 
 // By address, descending: the first that is not above p is the one that p lies in or behind.
-std::map<const char*, std::unique_ptr<Range>, std::greater<const char*>> ranges;
+std::multimap<std::uintptr_t, std::unique_ptr<Range>, std::greater<std::uintptr_t>> ranges;
 Range* latest = nullptr;
 
 const char* name_of(Access access) {
@@ -37,95 +36,96 @@ struct Visit {
   const Clock& clock;
   Origin origin;
 
-  const char* space() const { return range.shared ? "shared" : "global"; }
   std::uint32_t warp_epoch() const { return clock.warp_epoch[thread.warp]; }
   bool reads() const { return access != Access::kWrite; }
   bool writes() const { return access != Access::kRead; }
+  bool same_warp(unsigned other) const { return other / kWarpSize == thread.warp; }
+  std::string what() const {
+    const std::string byte = std::string(name_of(access)) + " of byte " + std::to_string(offset);
+    return byte + (range.shared ? " of shared memory"
+                                : " of a " + std::to_string(range.bytes) + "-byte range");
+  }
 };
 
-bool in_this_launch_before_this_block(const Clock& clock, std::uint32_t epoch) {
+// Who made an earlier access that nothing orders this one after.
+struct Rival {
+  bool exists = false, of_other_block = false;
+  unsigned thread = 0;
+};
+
+bool of_earlier_block(const Clock& clock, std::uint32_t epoch) {
   return epoch >= clock.launch_start && epoch < clock.block_start;
 }
 
-// Whether nothing orders this thread after an access of `other` at these epochs, in this block.
-bool unordered(const Visit& v, unsigned other, std::uint32_t epoch, std::uint32_t warp_epoch) {
-  if (epoch != v.clock.epoch || other == v.thread.linear) return false;
-  return other / kWarpSize != v.thread.warp || warp_epoch == v.warp_epoch();
+Rival rival_in(const Visit& v, const Touch& t) {
+  if (of_earlier_block(v.clock, t.epoch)) return {true, true, t.thread};
+  if (t.epoch != v.clock.epoch || t.thread == v.thread.linear) return {};
+  if (v.same_warp(t.thread) && t.warp_epoch != v.warp_epoch()) return {};
+  return {true, false, t.thread};
 }
 
-void report_race(const Visit& v, const char* earlier, unsigned other) {
-  if (!first_at("race", v.origin)) return;
-  report("race", "%s %s at byte %zu of a %zu-byte range and an earlier %s by thread %u (%s)",
-         v.space(), name_of(v.access), v.offset, v.range.bytes, earlier, other,
-         source_of(v.origin).c_str());
+Rival rival_in(const Visit& v, const Touches& t) {
+  if (const Rival rival = rival_in(v, t.latest); rival.exists) return rival;
+  const bool own = t.latest.epoch == v.clock.epoch && t.latest.thread == v.thread.linear;
+  if (own && t.latest.warp_epoch == v.warp_epoch() && t.other_lane != t.latest.thread) {
+    return {true, false, t.other_lane};
+  }
+  if (t.other_warp_epoch == v.clock.epoch && !v.same_warp(t.other_warp_thread)) {
+    return {true, false, t.other_warp_thread};
+  }
+  return {of_earlier_block(v.clock, t.earlier_block_epoch), true, 0};
 }
 
-// The earlier access that this one races with, if any.
+bool is_race(const Visit& v, const char* earlier, const Rival& rival) {
+  if (!rival.exists) return false;
+  const std::string whose =
+      rival.of_other_block ? "of another block" : "by thread " + std::to_string(rival.thread);
+  report_at("race", v.origin, "%s and an earlier %s %s", v.what().c_str(), earlier, whose.c_str());
+  return true;
+}
+
 void check_race(const Visit& v, const Cell& c) {
-  const bool both_atomic = v.access == Access::kAtomic && c.atomic_write;
-  if (!both_atomic) {
-    if (unordered(v, c.writer, c.write_epoch, c.write_warp_epoch)) {
-      return report_race(v, "write", c.writer);
-    }
-    if (in_this_launch_before_this_block(v.clock, c.write_epoch)) {
-      return report_race(v, "write of another block", c.writer);
-    }
-  }
-  if (!v.writes()) return;
-  const bool read_by_others_too = c.read_epoch == v.clock.epoch && c.several_lanes &&
-                                  c.reader / kWarpSize == v.thread.warp &&
-                                  c.read_warp_epoch == v.warp_epoch();
-  if (read_by_others_too || unordered(v, c.reader, c.read_epoch, c.read_warp_epoch)) {
-    return report_race(v, "read", c.reader);
-  }
-  if (c.other_warp_epoch == v.clock.epoch && c.other_warp != v.thread.warp) {
-    return report_race(v, "read", c.other_warp * kWarpSize);
-  }
-  if (in_this_launch_before_this_block(v.clock, c.read_epoch) ||
-      in_this_launch_before_this_block(v.clock, c.other_block_epoch)) {
-    report_race(v, "read of another block", c.reader);
-  }
+  if (is_race(v, "write", rival_in(v, c.write))) return;
+  if (v.access != Access::kAtomic && is_race(v, "atomic", rival_in(v, c.atomics))) return;
+  if (v.writes()) is_race(v, "read", rival_in(v, c.reads));
 }
 
 void check_contents(const Visit& v, Cell& c) {
-  if (!v.reads()) return;
   if (c.copying) {
-    c.copying = false;
-    if (!first_at("early read", v.origin)) return;
-    report("early read", "byte %zu of shared memory, while cp.async is copying to it (%s)",
-           v.offset, source_of(v.origin).c_str());
-  } else if (!c.initialised && config().uninitialised) {
+    const char* kind = v.reads() ? "early read" : "race";
+    report_at(kind, v.origin, "%s, while cp.async is copying to it", v.what().c_str());
+  } else if (v.reads() && !c.initialised && config().uninitialised && every_access_is_seen) {
     c.initialised = true;
-    if (!first_at("uninitialised", v.origin)) return;
-    report("uninitialised", "%s %s of byte %zu of a %zu-byte range (%s)", v.space(),
-           name_of(v.access), v.offset, v.range.bytes, source_of(v.origin).c_str());
+    report_at("uninitialised", v.origin, "%s", v.what().c_str());
   }
 }
 
-void remember_write(const Visit& v, Cell& c) {
-  c.write_epoch = v.clock.epoch;
-  c.write_warp_epoch = v.warp_epoch();
-  c.writer = std::uint16_t(v.thread.linear);
-  c.atomic_write = v.access == Access::kAtomic;
-  c.initialised = true;
-  c.copying = false;
+Touch touch_of(const Visit& v) {
+  return {v.clock.epoch, v.warp_epoch(), std::uint16_t(v.thread.linear)};
 }
 
-void remember_read(const Visit& v, Cell& c) {
-  if (in_this_launch_before_this_block(v.clock, c.read_epoch)) c.other_block_epoch = c.read_epoch;
-  const bool now = c.read_epoch == v.clock.epoch, same_warp = c.reader / kWarpSize == v.thread.warp;
-  if (now && same_warp && c.read_warp_epoch == v.warp_epoch()) {
-    c.several_lanes |= c.reader != v.thread.linear;
+void remember(const Visit& v, Touches& t) {
+  const Touch before = t.latest;
+  t.latest = touch_of(v);
+  if (of_earlier_block(v.clock, before.epoch)) t.earlier_block_epoch = before.epoch;
+  const bool now = before.epoch == v.clock.epoch;
+  if (now && v.same_warp(before.thread) && before.warp_epoch == v.warp_epoch()) {
+    if (before.thread != t.latest.thread) t.other_lane = before.thread;
     return;
   }
-  if (now && !same_warp) {
-    c.other_warp_epoch = c.read_epoch;
-    c.other_warp = std::uint16_t(c.reader / kWarpSize);
+  t.other_lane = t.latest.thread;
+  if (now && !v.same_warp(before.thread)) {
+    t.other_warp_epoch = before.epoch;
+    t.other_warp_thread = before.thread;
   }
-  c.read_epoch = v.clock.epoch;
-  c.read_warp_epoch = v.warp_epoch();
-  c.reader = std::uint16_t(v.thread.linear);
-  c.several_lanes = false;
+}
+
+void remember(const Visit& v, Cell& c) {
+  if (v.access == Access::kRead) return remember(v, c.reads);
+  if (v.access == Access::kAtomic) remember(v, c.atomics);
+  if (v.access == Access::kWrite) c.write = touch_of(v);
+  c.initialised = true;
+  c.copying = false;
 }
 
 // Constants and literals of the program may be read.
@@ -142,6 +142,27 @@ bool is_private(const Thread& thread, const char* p) {
          (p >= self && p < self + sizeof(Thread)) || p == reinterpret_cast<const char*>(&here);
 }
 
+// How far p is from a range; 0 inside.
+std::size_t distance(const Range& range, std::uintptr_t p) {
+  if (p < range.start()) return range.start() - p;
+  return p < range.end() ? 0 : p - range.end() + 1;
+}
+
+[[noreturn]] void stop_out_of_bounds(const Range* range, const void* p, std::size_t bytes,
+                                     Access access, Origin origin) {
+  const char* what = name_of(access);
+  if (range == nullptr) {
+    report_at("out of bounds", origin, "%s of %zu bytes at an address that nobody made known", what,
+              bytes);
+  } else if (range->shared) {
+    report_at("out of bounds", origin, "%s of %zu bytes outside of shared memory", what, bytes);
+  } else {
+    report_at("out of bounds", origin, "%s of %zu bytes at byte %td of a %zu-byte range", what,
+              bytes, static_cast<const char*>(p) - range->begin, range->bytes);
+  }
+  machine().stop();
+}
+
 }  // namespace
 
 Range& add_range(const void* data, std::size_t bytes, bool shared) {
@@ -149,26 +170,30 @@ Range& add_range(const void* data, std::size_t bytes, bool shared) {
   auto range = std::make_unique<Range>(Range{begin, bytes, shared, {}});
   range->cells.resize((bytes + kCellBytes - 1) / kCellBytes + 1);
   latest = nullptr;
-  return *(ranges[begin] = std::move(range));
+  return *ranges.emplace(range->start(), std::move(range))->second;
 }
 
-void remove_range(const void* data) {
+void remove_range(const Range& range) {
   latest = nullptr;
-  ranges.erase(static_cast<const char*>(data));
+  const auto [first, last] = ranges.equal_range(range.start());
+  for (auto i = first; i != last; ++i) {
+    if (i->second.get() == &range) return void(ranges.erase(i));
+  }
 }
 
-Range* find_range(const void* p) {
-  const char* c = static_cast<const char*>(p);
-  if (latest != nullptr && c >= latest->begin && c < latest->begin + latest->bytes) return latest;
+Range* find_range(const void* pointer) {
+  const auto p = reinterpret_cast<std::uintptr_t>(pointer);
+  if (latest != nullptr && distance(*latest, p) == 0) return latest;
   // What begins at or before p, and what begins after it; the nearer of the two, if it is near.
-  const auto before = ranges.lower_bound(c);
-  Range* low = before == ranges.end() ? nullptr : before->second.get();
-  Range* high = before == ranges.begin() ? nullptr : std::prev(before)->second.get();
-  if (low != nullptr && c < low->begin + low->bytes) return latest = low;
-  if (low != nullptr && !low->near(c)) low = nullptr;
-  if (high != nullptr && !high->near(c)) high = nullptr;
-  if (low == nullptr || high == nullptr) return low == nullptr ? high : low;
-  return c - (low->begin + low->bytes) <= high->begin - c ? low : high;
+  const auto before = ranges.lower_bound(p);
+  Range* nearest = nullptr;
+  if (before != ranges.end()) nearest = before->second.get();
+  if (before != ranges.begin()) {
+    Range* after = std::prev(before)->second.get();
+    if (nearest == nullptr || distance(*after, p) < distance(*nearest, p)) nearest = after;
+  }
+  if (nearest == nullptr || distance(*nearest, p) > kGuardBytes) return nullptr;
+  return latest = nearest;
 }
 
 void renew_cells(Range& range, std::size_t offset, std::size_t bytes, bool initialised) {
@@ -180,11 +205,12 @@ void renew_cells(Range& range, std::size_t offset, std::size_t bytes, bool initi
   }
 }
 
-KnownMemory::KnownMemory(const void* data, std::size_t bytes, bool initialised) : data_(data) {
-  renew_cells(add_range(data, bytes, false), 0, bytes, initialised);
+KnownMemory::KnownMemory(const void* data, std::size_t bytes, bool initialised)
+    : range_(&add_range(data, bytes, false)) {
+  renew_cells(*range_, 0, bytes, initialised);
 }
 
-KnownMemory::~KnownMemory() { remove_range(data_); }
+KnownMemory::~KnownMemory() { remove_range(*range_); }
 
 void note_access(const void* p, std::size_t bytes, Access access, Origin origin) {
   if (here == nullptr) return;
@@ -193,31 +219,24 @@ void note_access(const void* p, std::size_t bytes, Access access, Origin origin)
   if (is_private(thread, c)) return;
   ++counts().accesses;
   Range* range = find_range(p);
-  if (range == nullptr) {
-    if (in_program_image(p) || !first_at("out of bounds", origin)) return;
-    return report("out of bounds", "%s of %zu bytes at an address that nobody made known (%s)",
-                  name_of(access), bytes, source_of(origin).c_str());
-  }
+  if (range == nullptr && access == Access::kRead && in_program_image(p)) return;
+  if (range == nullptr) stop_out_of_bounds(range, p, bytes, access, origin);
   const std::ptrdiff_t offset = c - range->begin;
-  const char* space = range->shared ? "shared" : "global";
   if (offset < 0 || std::size_t(offset) + bytes > range->bytes) {
-    if (!first_at("out of bounds", origin)) return;
-    return report("out of bounds", "%s %s of %zu bytes at byte %td of a %zu-byte range (%s)", space,
-                  name_of(access), bytes, offset, range->bytes, source_of(origin).c_str());
+    stop_out_of_bounds(range, p, bytes, access, origin);
   }
   const Clock& clock = machine().clock;
   for (std::size_t at = std::size_t(offset) / kCellBytes * kCellBytes;
        at < std::size_t(offset) + bytes; at += kCellBytes) {
     Cell& cell = *range->cells_of(at);
-    if (!cell.exists) {
-      if (!first_at("out of bounds", origin)) return;
-      return report("out of bounds", "%s %s of %zu bytes between the variables, at byte %zu (%s)",
-                    space, name_of(access), bytes, at, source_of(origin).c_str());
-    }
     const Visit visit{*range, at, access, thread, clock, origin};
+    if (!cell.exists) {
+      return report_at("out of bounds", origin, "%s, which is of no variable",
+                       visit.what().c_str());
+    }
     check_contents(visit, cell);
     if (config().races) check_race(visit, cell);
-    visit.writes() ? remember_write(visit, cell) : remember_read(visit, cell);
+    remember(visit, cell);
   }
 }
 

@@ -10,15 +10,26 @@ namespace sslkern::simt {
 constexpr std::size_t kGuardBytes = 4096;
 constexpr std::size_t kCellBytes = 2;  // the smallest element of a kernel
 
+// An access. Times are epochs of the block and of the warp: see Clock.
+struct Touch {
+  std::uint32_t epoch = 0, warp_epoch = 0;
+  std::uint16_t thread = 0;
+};
+
+// Accesses that need no order among themselves: of them, as many as a later one of another sort
+// could race with.
+struct Touches {
+  Touch latest;
+  std::uint32_t other_warp_epoch = 0;     // of the latest one of another warp
+  std::uint32_t earlier_block_epoch = 0;  // of one of an earlier block
+  std::uint16_t other_warp_thread = 0;
+  std::uint16_t other_lane = 0;  // with the latest's warp and epochs; latest.thread if none
+};
+
 struct Cell {
-  // Times are epochs of the block and of the warp: see Clock.
-  std::uint32_t write_epoch = 0, write_warp_epoch = 0;
-  std::uint32_t read_epoch = 0, read_warp_epoch = 0;  // of the latest reader
-  std::uint32_t other_warp_epoch = 0;                 // of the latest reader of another warp
-  std::uint32_t other_block_epoch = 0;                // of a reader of an earlier block
-  std::uint16_t writer = 0, reader = 0, other_warp = 0;
+  Touch write;  // one is enough: two that nothing orders are a race at once
+  Touches reads, atomics;
   bool exists = false, initialised = false, copying = false;
-  bool atomic_write = false, several_lanes = false;
 };
 
 struct Range {
@@ -28,13 +39,13 @@ struct Range {
   std::vector<Cell> cells;
 
   Cell* cells_of(std::size_t offset) { return cells.data() + offset / kCellBytes; }
-  bool near(const char* p) const {
-    return p >= begin - kGuardBytes && p < begin + bytes + kGuardBytes;
-  }
+  // As numbers: an empty range may begin at null.
+  std::uintptr_t start() const { return reinterpret_cast<std::uintptr_t>(begin); }
+  std::uintptr_t end() const { return start() + bytes; }
 };
 
 Range& add_range(const void* data, std::size_t bytes, bool shared);
-void remove_range(const void* data);
+void remove_range(const Range& range);
 // The range that p lies in, or next to; null for a wild one.
 Range* find_range(const void* p);
 

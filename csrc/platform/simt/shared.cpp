@@ -1,8 +1,10 @@
 #include "platform/simt/shared.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <new>
 
 #include "platform/simt/machine.h"
 #include "platform/simt/shadow.h"
@@ -14,10 +16,6 @@
 namespace sslkern::simt {
 namespace {
 
-constexpr std::size_t kArenaBytes = 512 << 10;
-constexpr std::size_t kGap =
-    256;  // between variables: what runs over one end meets nobody's memory
-
 struct Arena {
   char* data = nullptr;
   Range* range = nullptr;
@@ -27,19 +25,34 @@ struct Arena {
   void open() {
     if (data != nullptr) return;
     data = static_cast<char*>(std::aligned_alloc(4096, kArenaBytes));
-    if (data == nullptr) std::abort();
+    if (data == nullptr) throw std::bad_alloc();
     range = &add_range(data, kArenaBytes, true);
+    used = kArenaBytes;
+  }
+
+  // Forgets all variables. Behind them is nothing that a kernel may touch.
+  void clear() {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(data, kArenaBytes);
+#endif
+    std::memset(data, config().poison, used);
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_poison_memory_region(data, kArenaBytes);
+#endif
+    std::fill_n(range->cells.begin(), used / kCellBytes, Cell{});
+    offset_of.clear();
+    used = taken = 0;
   }
 
   void* take(std::size_t bytes, std::size_t alignment, const char* name) {
     const std::size_t offset = (used + alignment - 1) / alignment * alignment;
+    const std::size_t most = config().limits.shared_bytes;
     taken += bytes;
-    if (taken > config().limits.shared_bytes) {
-      report("limits", "%zu bytes of shared memory with %s, %zu are there", taken, name,
-             config().limits.shared_bytes);
+    if (taken > most || offset + bytes + kGap > kArenaBytes) {
+      report("limits", "%zu bytes of shared memory with %s, %zu are there", taken, name, most);
+      machine().stop();
     }
-    if (offset + bytes + kGap > kArenaBytes) std::abort();  // beyond what any limit allows
-    used = offset + bytes + kGap;
+    used = (offset + bytes + kGap + 15) / 16 * 16;
     renew_cells(*range, offset, bytes, false);
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(data + offset, bytes);
@@ -52,16 +65,7 @@ struct Arena {
 
 void renew_shared(std::size_t dynamic_bytes) {
   arena.open();
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(arena.data, kArenaBytes);
-#endif
-  std::memset(arena.data, config().poison, kArenaBytes);
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(arena.data, kArenaBytes);
-#endif
-  std::fill(arena.range->cells.begin(), arena.range->cells.end(), Cell{});
-  arena.offset_of.clear();
-  arena.used = arena.taken = 0;
+  arena.clear();
   arena.take(dynamic_bytes, 16, "dynamic memory");  // at offset 0
 }
 

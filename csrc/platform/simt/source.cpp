@@ -21,7 +21,7 @@ std::string look_up(void* program_counter) {
     pclose(pipe);
   }
   std::string text = line;
-  while (!text.empty() && text.back() == '\n') text.pop_back();
+  text = text.substr(0, text.find_first_of(" \n"));  // without "(discriminator 1)"
   const std::size_t slash = text.rfind('/');
   text = slash == std::string::npos ? text : text.substr(slash + 1);
   return text.empty() || text[0] == '?' ? "source unknown" : text;

@@ -10,24 +10,20 @@ namespace {
 
 bool same_place(At a, At b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
 
-void report_divergence(const Thread& t, const Collective& what, const Collective& others) {
-  report("divergence",
-         "warp %u: lane %u is at %s, line %d (mask %08x), others at %s, line %d (mask %08x)",
-         t.warp, t.lane, what.kind, what.at.line, what.mask, others.kind, others.at.line,
-         others.mask);
+void report_mask(const Thread& t, const Collective& what, const char* wrong, unsigned lanes) {
+  report_at("mask", {nullptr, what.at}, "%s by lane %u %s: mask %08x, the warp's lanes are %08x",
+            what.kind, t.lane, wrong, what.mask, lanes);
 }
 
-// The meeting that this lane joins: one that waits for lanes of its mask, or a new one.
-Meeting& meeting_for(Thread& t, const Collective& what) {
+// The meeting that this lane joins: one like its own that waits for lanes, or a new one.
+Meeting& meeting_for(const Thread& t, const Collective& what) {
   auto& meetings = machine().meetings[t.warp];
   for (auto& meeting : meetings) {
-    if (meeting->complete || (meeting->what.mask & what.mask) == 0) continue;
     const Collective& others = meeting->what;
-    if (others.mask != what.mask || std::strcmp(others.kind, what.kind) != 0 ||
-        !same_place(others.at, what.at)) {
-      report_divergence(t, what, others);
+    if (!meeting->complete && others.mask == what.mask &&
+        std::strcmp(others.kind, what.kind) == 0 && same_place(others.at, what.at)) {
+      return *meeting;
     }
-    return *meeting;
   }
   meetings.push_back(std::make_unique<Meeting>());
   meetings.back()->what = what;
@@ -69,11 +65,13 @@ void collective(const Collective& asked, const void* in, std::size_t in_bytes, v
   Collective what = asked;
   const unsigned lanes = m.lanes_of(t.warp);
   if (what.mask == ~0u) what.mask = lanes;  // a last warp that is not whole
-  if ((what.mask >> t.lane & 1) == 0 || (what.mask & ~lanes) != 0) {
-    report("mask", "%s at line %d: mask %08x, called by lane %u of lanes %08x", what.kind,
-           what.at.line, what.mask, t.lane, lanes);
-    what.mask = (what.mask & lanes) | 1u << t.lane;
+  if (what.whole_warp && lanes != ~0u) {
+    report_mask(t, what, "needs a whole warp", lanes);
+    m.stop();
   }
+  if ((what.mask & ~lanes) != 0) report_mask(t, what, "names lanes that do not exist", lanes);
+  if ((what.mask >> t.lane & 1) == 0) report_mask(t, what, "leaves out that lane", lanes);
+  what.mask = (what.mask & lanes) | 1u << t.lane;
   Meeting& meeting = meeting_for(t, what);
   if (in_bytes > 0) std::memcpy(meeting.in[t.lane], in, in_bytes);
   meeting.arrived |= 1u << t.lane;
