@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from memory_layouts import in_memory_layouts
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -340,17 +341,7 @@ def test_float16_gradient_is_rounded_after_the_upstream_factor(route: str) -> No
     assert_like_reference("vicreg_loss", x, route=route, factor=2.0**10)
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda z: z.T.contiguous().T,
-        lambda z: torch.cat([z, z], dim=1)[:, : z.shape[1]],
-        lambda z: torch.stack([z, z], dim=1)[:, 1],
-        lambda z: torch.stack([z, z], dim=2)[:, :, 0],
-        lambda z: torch.cat([torch.zeros(1, z.shape[1]), z])[1:],
-    ],
-    ids=["transposed", "row-stride", "interleaved", "column-stride", "offset"],
-)
+@in_memory_layouts
 @pytest.mark.parametrize("route", ROUTES)
 def test_views_of_memory_give_the_same_numbers(
     route: str, view: Callable[[Tensor], Tensor]

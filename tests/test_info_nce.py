@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from memory_layouts import in_memory_layouts
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -405,17 +406,7 @@ def test_gradient_scales_with_upstream(form: str, frozen: tuple[str, ...], scale
         torch.testing.assert_close(scaled[name] / scale, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda z: z.T.contiguous().T,
-        lambda z: torch.cat([z, z], dim=1)[:, : z.shape[1]],
-        lambda z: torch.stack([z, z], dim=1)[:, 1],
-        lambda z: torch.stack([z, z], dim=2)[:, :, 0],
-        lambda z: torch.cat([torch.zeros(1, z.shape[1]), z])[1:],
-    ],
-    ids=["transposed", "row-stride", "interleaved", "column-stride", "offset"],
-)
+@in_memory_layouts
 @pytest.mark.parametrize("form", FORMS)
 def test_views_give_the_same_numbers(form: str, view: Callable[[Tensor], Tensor]) -> None:
     x, options = make_problem(form, 37, 41, 19, torch.float32)

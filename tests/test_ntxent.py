@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from memory_layouts import in_memory_layouts
 from torch import Tensor
 
 import sslkern
@@ -190,17 +191,7 @@ def test_gradient_scales_with_upstream(scale: float) -> None:
     torch.testing.assert_close(scaled.grad_z_a / scale, expected.grad_z_a, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda z: z.T.contiguous().T,
-        lambda z: torch.cat([z, z], dim=1)[:, : z.shape[1]],
-        lambda z: torch.stack([z, z], dim=1)[:, 1],
-        lambda z: torch.stack([z, z], dim=2)[:, :, 0],
-        lambda z: torch.cat([torch.zeros(1, z.shape[1]), z])[1:],
-    ],
-    ids=["transposed", "row-stride", "interleaved", "column-stride", "offset"],
-)
+@in_memory_layouts
 def test_views_give_the_same_numbers(view: Callable[[Tensor], Tensor]) -> None:
     x = make_inputs(37, 19, torch.float32)
     z_a = view(x.z_a)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from memory_layouts import in_memory_layouts
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -298,17 +299,7 @@ def test_float16_gradient_is_rounded_after_the_upstream_factor(reduction: str) -
     assert_like_reference(x._replace(grad=2.0**24 * x.grad), 10.0, -32.0, **options)
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda z: z.T.contiguous().T,
-        lambda z: torch.cat([z, z], dim=1)[:, : z.shape[1]],
-        lambda z: torch.stack([z, z], dim=1)[:, 1],
-        lambda z: torch.stack([z, z], dim=2)[:, :, 0],
-        lambda z: torch.cat([torch.zeros(1, z.shape[1]), z])[1:],
-    ],
-    ids=["transposed", "row-stride", "interleaved", "column-stride", "offset"],
-)
+@in_memory_layouts
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_views_give_the_same_numbers(reduction: str, view: Callable[[Tensor], Tensor]) -> None:
     x = make_inputs(41, 41, 19, torch.float32)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from memory_layouts import in_memory_layouts
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -460,17 +461,7 @@ def test_float16_trains_under_a_loss_scale(variant: str) -> None:
     assert cosine(actual, exact) > 1 - 1e-5
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda z: z.T.contiguous().T,
-        lambda z: torch.cat([z, z], dim=1)[:, : z.shape[1]],
-        lambda z: torch.stack([z, z], dim=1)[:, 1],
-        lambda z: torch.stack([z, z], dim=2)[:, :, 0],
-        lambda z: torch.cat([torch.zeros(1, z.shape[1]), z])[1:],
-    ],
-    ids=["transposed", "row-stride", "interleaved", "column-stride", "offset"],
-)
+@in_memory_layouts
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_strided_inputs_give_the_same_numbers(
     variant: str, view: Callable[[Tensor], Tensor]

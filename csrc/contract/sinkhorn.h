@@ -42,7 +42,7 @@ struct SinkhornResults {
 };
 
 // Memory for exponentials, to compute them once: where the plan is going to be, or more. null:
-// none. Only for float32 and float64, without a queue, and apart from the scores.
+// none. Only for scores of float32 or float64, T > 0, without a queue, and apart from the scores.
 struct SinkhornKept {
   void* data;                   // (P, B, K) of dtype, columns adjacent
   std::int64_t stride_problem;  // elements

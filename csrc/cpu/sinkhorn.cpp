@@ -196,10 +196,7 @@ void iterate(Problem<T, E>& q, const Domain& domain, const ProblemRows<E>& rows)
   first_potentials<T, E>(q, domain);
   for (std::int64_t t = 1; t < q.p.iterations; ++t) {
     q.each_chunk([&](std::int64_t c) { assign_chunk<T, E>(q, domain, rows, c); });
-    if (has_settled(q)) {
-      q.team.wait();  // what tells so is written again
-      break;
-    }
+    if (has_settled(q)) break;
     next_potentials<T, E>(q, domain);
   }
 }
@@ -422,8 +419,9 @@ void solve(Problem<T, E> q) {
   const double a = kLog2E / q.p.epsilon;
   q.s.log.g.a = T(a);
   if constexpr (kSame<T, E>) {
-    const T shift = largest_of_row<T>(q.rows.row(0), q.p.K);
-    if (q.p.kept.data != nullptr && q.p.iterations > 0 && keep_exponentials<T>(q, shift)) {
+    const bool keeps = q.p.kept.data != nullptr;
+    const T shift = keeps ? largest_of_row<T>(q.rows.row(0), q.p.K) : T(0);
+    if (keeps && keep_exponentials<T>(q, shift)) {
       const auto kept = q.rows.moved_to(q.kept_row(0), q.p.kept.stride_row);
       iterate<T, E>(q, q.s.linear, kept);
       return finish<T, E>(q, q.s.linear, kept, a * double(shift));

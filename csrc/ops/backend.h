@@ -65,4 +65,11 @@ inline int thread_count(int64_t rows) {
   return int(std::clamp<int64_t>(rows / 32, 1, at::get_num_threads()));
 }
 
+// Threads for what memory limits, of so many elements, in at most so many parts: with fewer
+// elements each they cost more to start than they take to read.
+inline int thread_count_of_elements(int64_t elements, int64_t parts) {
+  constexpr int64_t kElements = 1 << 14;
+  return int(std::clamp<int64_t>(std::min(elements / kElements, parts), 1, at::get_num_threads()));
+}
+
 }  // namespace sslkern::ops

@@ -4,7 +4,6 @@
 #include <ATen/ops/min.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -147,11 +146,9 @@ Tensor as_problems(const Tensor& t) {
   return problems.stride(2) == 1 || problems.size(2) == 1 ? problems : problems.contiguous();
 }
 
-// One thread for so many elements: fewer cost more to start than they take to read.
 int threads_for(int64_t problems, int64_t rows, int64_t columns) {
-  constexpr int64_t kElements = 1 << 14, kRows = 8;
-  const int64_t worth = std::min(problems * rows * columns / kElements, problems * rows / kRows);
-  return int(std::clamp<int64_t>(worth, 1, at::get_num_threads()));
+  constexpr int64_t kRows = 8;  // of a part, at least
+  return thread_count_of_elements(problems * rows * columns, problems * rows / kRows);
 }
 
 SinkhornRows rows_in(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1)}; }
@@ -172,6 +169,7 @@ Tensor memory_for_exponentials(const Arguments& a, const Wanted& wanted) {
   constexpr size_t kMostBytes = size_t(64) << 20;
   const auto dtype = a.scores.scalar_type();
   const bool queued = a.queue && a.queue->numel() > 0;
+  if (a.from_probabilities || a.iterations == 0) return Tensor();  // nothing is computed twice
   if (accumulate_dtype(dtype) != dtype || queued || wanted.in_place) return Tensor();
   if (wanted.plan.defined()) return wanted.plan;
   return a.scores.nbytes() <= kMostBytes ? empty(a.scores.sizes(), dtype, a.scores) : Tensor();

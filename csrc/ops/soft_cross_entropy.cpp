@@ -2,7 +2,6 @@
 
 #include <torch/library.h>
 
-#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -85,11 +84,8 @@ Prepared prepare(const Arguments& a) {
   return p;
 }
 
-// One thread for so many elements of each matrix: fewer cost more to start than they take to read.
 int threads_for(const SoftCrossEntropyInput& in) {
-  constexpr int64_t kElements = 1 << 14;
-  const int64_t worth = std::clamp<int64_t>(in.N * in.K / kElements, 1, in.N);
-  return int(std::min<int64_t>(worth, at::get_num_threads()));
+  return thread_count_of_elements(in.N * in.K, in.N);
 }
 
 std::tuple<Tensor, Tensor> soft_cross_entropy_fwd(const Tensor& student, const Tensor& teacher,

@@ -3,7 +3,6 @@
 #include <ATen/core/List.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <tuple>
 #include <vector>
 
@@ -81,11 +80,8 @@ Prepared prepare(const Arguments& a) {
   return p;
 }
 
-// One thread for so many elements: fewer cost more to start than they take to read.
 int threads_for(const SwappedPredictionInput& in) {
-  constexpr int64_t kElements = 1 << 14;
-  const int64_t worth = std::clamp<int64_t>(in.V * in.B * in.K / kElements, 1, in.B);
-  return int(std::min<int64_t>(worth, at::get_num_threads()));
+  return thread_count_of_elements(in.V * in.B * in.K, in.B);
 }
 
 Tensor workspace_for(const SwappedPredictionInput& in, int threads, const Tensor& like) {

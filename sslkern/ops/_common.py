@@ -74,12 +74,17 @@ def check_same_device(value: Tensor, name: str, other: Tensor, other_name: str, 
         )
 
 
-def check_positive_number(value: float, name: str, op: str) -> None:
-    """Reject what is no number or not positive and finite, as modules do when they are made."""
+def check_number(value: float, name: str, op: str) -> None:
+    """Reject what is no number; a bool is none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"sslkern::{op}: expected {name} to be a number, got {type(value).__name__}"
         )
+
+
+def check_positive_number(value: float, name: str, op: str) -> None:
+    """Reject what is no number or not positive and finite, as modules do when they are made."""
+    check_number(value, name, op)
     if not 0 < value < float("inf"):
         raise ValueError(f"sslkern::{op}: expected {name} to be positive and finite, got {value}")
 

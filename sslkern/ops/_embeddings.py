@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import check_same_device, check_tensor, refuse
+from sslkern.ops._common import check_number, check_same_device, check_tensor, refuse
 
 
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
@@ -50,14 +49,19 @@ def check_rows(z: object, name: str, op: str, letters: str = "ND", least: int = 
         refuse(op, name, requirement, f"shape {tuple(z.shape)}")
 
 
-def check_alike(z: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:
-    """Reject another device, dtype (outside of autocast) or shape than that of ``other``."""
+def check_same_kind(z: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:
+    """Reject another device or dtype (outside of autocast) than that of ``other``."""
     check_same_device(z, name, other, other_name, op)
     if z.dtype != other.dtype and not torch.is_autocast_enabled(z.device.type):
         raise TypeError(
             f"sslkern::{op}: expected {name} to be of the dtype of {other_name}, {other.dtype}, "
             f"got {z.dtype}"
         )
+
+
+def check_alike(z: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:
+    """Reject another device, dtype (outside of autocast) or shape than that of ``other``."""
+    check_same_kind(z, name, other, other_name, op)
     if z.shape != other.shape:
         requirement = f"of the shape of {other_name}, {tuple(other.shape)}"
         refuse(op, name, requirement, f"shape {tuple(z.shape)}")
@@ -98,14 +102,6 @@ def check_not_negative(value: float, name: str, op: str) -> None:
     check_number(value, name, op)
     if not 0 <= value < math.inf:
         refuse(op, name, "finite and not negative", value)
-
-
-def check_number(value: float, name: str, op: str) -> None:
-    """Reject what is no number; a bool is none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"sslkern::{op}: expected {name} to be a number, got {type(value).__name__}"
-        )
 
 
 def check_count(value: int, name: str, op: str) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import refuse
+from sslkern.ops._common import check_number, refuse
 
 
 def takes_products_of_rows(route: str, z: Tensor) -> bool:
@@ -29,10 +28,7 @@ def wants_gradient(*views: Tensor | None) -> bool:
 
 def as_number(value: float, name: str, op: str) -> float:
     """A finite Python number, as a float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"sslkern::{op}: expected {name} to be a number, got {type(value).__name__}"
-        )
+    check_number(value, name, op)
     if not -math.inf < value < math.inf:
         refuse(op, name, "finite", value)
     return float(value)

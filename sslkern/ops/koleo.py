@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import check_positive_number, refuse
-from sslkern.ops._embeddings import check_number, check_rows, full_precision, working_dtype
+from sslkern.ops._common import check_number, check_positive_number, refuse
+from sslkern.ops._embeddings import check_rows, full_precision, working_dtype
 from sslkern.reference._common import normalize_rows
 
 _OP = "koleo"

@@ -12,10 +12,10 @@ from sslkern.ops._common import (
     check_positive,
     check_reduction,
     check_row_weight,
-    check_same_device,
     check_tensor,
     refuse,
 )
+from sslkern.ops._embeddings import check_rows, check_same_kind
 from sslkern.reference._common import NORM_EPS, normalize_rows, reduce_loss
 
 _OP = "ressl"
@@ -145,29 +145,11 @@ def _check_rows(query: Tensor, key: Tensor, queue: Tensor) -> None:
     check_tensor(query, "query", _OP)
     check_constant(key, "key", _OP)
     check_constant(queue, "queue", _OP)
-    for name, z in (("query", query), ("key", key), ("queue", queue)):
-        if z.layout != torch.strided:
-            raise TypeError(
-                f"sslkern::{_OP}: expected {name} to be a dense tensor, got layout {z.layout}. "
-                f"Call .to_dense() first."
-            )
-        if z.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-            raise TypeError(
-                f"sslkern::{_OP}: expected {name} to be of dtype torch.float64, torch.float32, "
-                f"torch.bfloat16 or torch.float16, got {z.dtype}"
-            )
-        if z.dim() != 2 or 0 in z.shape:
-            shape = "(K, D)" if name == "queue" else "(N, D)"
-            refuse(
-                _OP, name, f"of shape {shape} with no empty dimension", f"shape {tuple(z.shape)}"
-            )
-    for name, z in (("key", key), ("queue", queue)):
-        check_same_device(z, name, query, "query", _OP)
-        if z.dtype != query.dtype and not torch.is_autocast_enabled(query.device.type):
-            raise TypeError(
-                f"sslkern::{_OP}: expected {name} to be of the dtype of query, {query.dtype}, "
-                f"got {z.dtype}"
-            )
+    check_rows(query, "query", _OP, "ND", least=1)
+    check_rows(key, "key", _OP, "ND", least=1)
+    check_rows(queue, "queue", _OP, "KD", least=1)
+    check_same_kind(key, "key", query, "query", _OP)
+    check_same_kind(queue, "queue", query, "query", _OP)
     if key.shape != query.shape:
         refuse(
             _OP, "key", f"of the shape of query, {tuple(query.shape)}", f"shape {tuple(key.shape)}"

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslkern.ops._common import check_constant, check_same_device, refuse
+from sslkern.ops._common import check_constant, check_number, check_same_device, refuse
 from sslkern.ops._embeddings import (
     check_count,
     check_not_negative,
-    check_number,
     check_pair,
     check_rows,
     full_precision,

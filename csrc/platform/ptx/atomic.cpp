@@ -1,8 +1,7 @@
 // atom and red. Threads run one at a time, so that every access is atomic; which are meant to be is
 // told to the check for races. Orders other than .relaxed are not modelled.
-#include <algorithm>
-
 #include "platform/ptx/access.h"
+#include "platform/ptx/functors.h"
 #include "platform/ptx/operations.h"
 #include "platform/ptx/values.h"
 
@@ -10,49 +9,9 @@ namespace sslkern::ptx {
 namespace {
 
 // The new value, from the one that is there and the operands.
-struct Add {
-  template <class T>
-  T operator()(T before, T x, T) const {
-    if constexpr (std::is_integral_v<T>) {
-      return T(std::uint64_t(before) + std::uint64_t(x));
-    } else {
-      return before + x;
-    }
-  }
-};
-struct Minimum {
-  template <class T>
-  T operator()(T before, T x, T) const {
-    return std::min(before, x);
-  }
-};
-struct Maximum {
-  template <class T>
-  T operator()(T before, T x, T) const {
-    return std::max(before, x);
-  }
-};
-struct And {
-  template <class T>
-  T operator()(T before, T x, T) const {
-    return before & x;
-  }
-};
-struct Or {
-  template <class T>
-  T operator()(T before, T x, T) const {
-    return before | x;
-  }
-};
-struct Xor {
-  template <class T>
-  T operator()(T before, T x, T) const {
-    return before ^ x;
-  }
-};
 struct Exchange {
   template <class T>
-  T operator()(T, T x, T) const {
+  T operator()(T, T x) const {
     return x;
   }
 };
@@ -64,13 +23,13 @@ struct CompareAndSwap {
 };
 struct Increment {  // back to 0 behind the bound
   template <class T>
-  T operator()(T before, T bound, T) const {
+  T operator()(T before, T bound) const {
     return before >= bound ? T(0) : T(before + 1);
   }
 };
 struct Decrement {
   template <class T>
-  T operator()(T before, T bound, T) const {
+  T operator()(T before, T bound) const {
     return before == 0 || before > bound ? bound : T(before - 1);
   }
 };
@@ -93,10 +52,12 @@ void update(Thread& t, const Instruction& i) {
   if constexpr (std::is_same_v<T, float>) {
     const bool flush = flushes(t, i, p);
     const float from = flush ? flushed(before) : before;
-    after = Op{}(from, flush ? flushed(x) : x, x);
+    after = Op{}(from, flush ? flushed(x) : x);
     after = canonical(flush ? flushed(after) : after);
-  } else {
+  } else if constexpr (std::is_same_v<Op, CompareAndSwap>) {
     after = Op{}(before, x, t.get<T>(i.from[2]));
+  } else {
+    after = Op{}(before, x);
   }
   std::memcpy(p, &after, sizeof(T));
   if (i.results > 0) t.set<T>(i.to[0], before);

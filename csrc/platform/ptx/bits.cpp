@@ -1,6 +1,7 @@
 // Logic, shifts, and what moves or counts bits.
 #include <algorithm>
 
+#include "platform/ptx/functors.h"
 #include "platform/ptx/operations.h"
 #include "platform/ptx/thread.h"
 
@@ -12,19 +13,9 @@ constexpr unsigned kBits = sizeof(T) * 8;
 
 // ---- logic
 
-struct And {
-  std::uint64_t operator()(std::uint64_t a, std::uint64_t b) const { return a & b; }
-};
-struct Or {
-  std::uint64_t operator()(std::uint64_t a, std::uint64_t b) const { return a | b; }
-};
-struct Xor {
-  std::uint64_t operator()(std::uint64_t a, std::uint64_t b) const { return a ^ b; }
-};
-
 template <class T, class Op>
 void logic(Thread& t, const Instruction& i) {
-  t.set<T>(i.to[0], T(Op{}(t.get<T>(i.from[0]), t.get<T>(i.from[1]))));
+  t.set<T>(i.to[0], Op{}(t.get<T>(i.from[0]), t.get<T>(i.from[1])));
 }
 
 template <class Op>

@@ -2,6 +2,7 @@
 // remainder the dividend.
 #include <algorithm>
 
+#include "platform/ptx/functors.h"
 #include "platform/ptx/operations.h"
 #include "platform/ptx/thread.h"
 
@@ -17,12 +18,6 @@ T wrapped(unsigned __int128 x) {
   return T(x);
 }
 
-struct Add {
-  template <class T>
-  T operator()(T a, T b) const {
-    return T(std::uint64_t(a) + std::uint64_t(b));
-  }
-};
 struct Subtract {
   template <class T>
   T operator()(T a, T b) const {
@@ -56,18 +51,6 @@ struct Remainder {
   template <class T>
   T operator()(T a, T b) const {
     return b == 0 ? a : T(__int128(a) % __int128(b));
-  }
-};
-struct Minimum {
-  template <class T>
-  T operator()(T a, T b) const {
-    return std::min(a, b);
-  }
-};
-struct Maximum {
-  template <class T>
-  T operator()(T a, T b) const {
-    return std::max(a, b);
   }
 };
 struct AddSaturated {

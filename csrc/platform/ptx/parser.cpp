@@ -69,7 +69,7 @@ class Parser {
     return negative ? 0 - value : value;
   }
 
-  // 0fXXXXXXXX, 0dXXXXXXXXXXXXXXXX, 1.5 or an integer.
+  // The bits of a float32 (0f and 8 hexadecimal digits) or float64 (0d and 16), 1.5 or an integer.
   Operand number() {
     const std::size_t sign = peek().is("-") ? 1 : 0;
     const std::string text = peek(sign).text;

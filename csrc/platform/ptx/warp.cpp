@@ -1,6 +1,6 @@
 // Exchanges between the lanes of a warp.
-#include <algorithm>
 
+#include "platform/ptx/functors.h"
 #include "platform/ptx/operations.h"
 #include "platform/ptx/thread.h"
 
@@ -119,43 +119,6 @@ Handler decode_vote(Decoder& d) {
 
 // ---- redux
 
-struct Sum {
-  template <class T>
-  T operator()(T a, T b) const {
-    return T(std::uint64_t(a) + std::uint64_t(b));
-  }
-};
-struct Minimum {
-  template <class T>
-  T operator()(T a, T b) const {
-    return std::min(a, b);
-  }
-};
-struct Maximum {
-  template <class T>
-  T operator()(T a, T b) const {
-    return std::max(a, b);
-  }
-};
-struct And {
-  template <class T>
-  T operator()(T a, T b) const {
-    return a & b;
-  }
-};
-struct Or {
-  template <class T>
-  T operator()(T a, T b) const {
-    return a | b;
-  }
-};
-struct Xor {
-  template <class T>
-  T operator()(T a, T b) const {
-    return a ^ b;
-  }
-};
-
 template <class T, class Op>
 void combine_reduction(const LaneData* in, unsigned mask, unsigned lane, const void*, void* out) {
   T result = lane_value<T>(in, lane);
@@ -185,7 +148,7 @@ Handler reduction(Decoder& d) {
   const Types words = {"u32", "s32"}, bits = {"b32"};
   switch (d.one_of({"add", "min", "max", "and", "or", "xor"})) {
     case 0:
-      return signed_or_not<Sum>(d.type(words));
+      return signed_or_not<Add>(d.type(words));
     case 1:
       return signed_or_not<Minimum>(d.type(words));
     case 2:
