@@ -40,4 +40,4 @@ $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf build $(VENV) sslkern/_C*.so sslkern/_build_info.json *.egg-info
+	rm -rf build $(VENV) sslkern/_C*.so sslkern/_cuda.so sslkern/_build_info.json *.egg-info

@@ -11,6 +11,7 @@
 
 #include "contract/machine.h"
 #include "cpu/isa.h"
+#include "ops/cuda.h"
 
 namespace py = pybind11;
 
@@ -46,7 +47,7 @@ py::dict build_config() {
   config["available_instruction_sets"] = available_isas();
   config["active_instruction_set"] = cpu::isa_name(cpu::active_isa());
   config["rejected_instruction_set"] = cpu::rejected_isa();
-  config["cuda"] = false;
+  config["cuda_architectures"] = SSLKERN_CUDA_ARCHITECTURES;  // empty: none
   return config;
 }
 
@@ -72,6 +73,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_config", &build_config, "What was built, and what of it this processor runs.");
   m.def("fma_peak", &fma_peak, py::arg("float64"), py::arg("threads"),
         "GFLOP/s of multiply-adds on L1-resident data, the ceiling of every kernel.");
+  m.def("set_cuda_library", &ops::set_cuda_library, py::arg("path"),
+        "Where the library of the CUDA kernels is; empty if there is none.");
+  m.def("cuda_kernels_error", &ops::cuda_kernels_error,
+        "Why the CUDA kernels do not load; empty if they do.");
+  m.def("set_emulation", &ops::set_emulation, py::arg("path"),
+        "Has CPU tensors run on emulated CUDA kernels; empty ends it. For tests.");
+  m.def("check_values", &ops::check_values, "Whether values on devices are checked.");
+  m.def("set_check_values", &ops::set_check_values, py::arg("on"), "See sslkern.check_values.");
 }
 
 }  // namespace sslkern

@@ -1,18 +1,98 @@
-"""Fixtures and inputs that the tests of every operator share."""
+"""Fixtures and inputs that the tests of every operator share, and which backends they run on."""
 
 from __future__ import annotations
 
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 
+import emulation
 import pytest
 import torch
 
+# How many of the cases of one test function run on a backend; all on the others. What is emulated
+# takes a thousand times as long.
+MOST_CASES = {"simt": 10, "asan": 4, "ptx-80": 3, "ptx-90": 1, "ptx-100": 1, "ptx-120": 1}
+DEFAULT = ["cpu", "simt", *(f"ptx-{n}" for n in emulation.ARCHITECTURES)]
 
-@pytest.fixture(params=["cpu"])
-def backend(request: pytest.FixtureRequest) -> str:
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backends",
+        default=",".join([*DEFAULT, *(["cuda"] if torch.cuda.is_available() else [])]),
+        help="comma-separated: cpu, cuda, simt, plain, asan, ptx-80, ptx-90, ptx-100, ptx-120",
+    )
+    parser.addoption("--every-case", action="store_true", help="emulate all cases of a test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cpu_only: of the CPU kernels alone")
+    config.addinivalue_line("markers", "large: not for emulated backends, which take too long")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--backends").split(",")
+        metafunc.parametrize("backend", _backends_of(metafunc, names), indirect=True)
+
+
+def _backends_of(metafunc: pytest.Metafunc, names: list[str]) -> list[str]:
+    """An operator without CUDA kernels has the CPU alone."""
+    row = metafunc.module.__name__.removeprefix("test_")
+    has_kernels = (emulation.CSRC / "cuda" / f"{row}.cu").exists()
+    if not has_kernels or metafunc.definition.get_closest_marker("cpu_only"):
+        return [name for name in names if name == "cpu"]
+    if metafunc.definition.get_closest_marker("large"):
+        return [name for name in names if name in ("cpu", "cuda")]
+    return names
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps a few cases of each test, evenly spaced, on the backends of MOST_CASES."""
+    if config.getoption("--every-case"):
+        return
+    groups = defaultdict(list)
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+        if backend in MOST_CASES:
+            groups[item.location[0], item.originalname, backend].append(item)
+    dropped = set()
+    for (_, _, backend), cases in groups.items():
+        most = MOST_CASES[backend]
+        if len(cases) > most:
+            kept = {round(k * (len(cases) - 1) / max(most - 1, 1)) for k in range(most)}
+            dropped.update(item for k, item in enumerate(cases) if k not in kept)
+    config.hook.pytest_deselected(items=list(dropped))
+    items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The backend under test; one that cannot run here is skipped and says why."""
     name: str = request.param
-    return name
+    if name in emulation.NAMES:
+        yield from _emulated(name, request.node.nodeid)
+    elif name == "cuda":
+        torch.set_default_device("cuda")
+        yield name
+        torch.set_default_device(None)
+    else:
+        yield name
+
+
+def _emulated(name: str, test: str) -> Iterator[str]:
+    """CPU tensors on emulated kernels, in a schedule of the test's own; nothing may be found."""
+    reason = emulation.missing(name)
+    if reason is not None:
+        pytest.skip(reason)
+    library = emulation.library(name)
+    library.findings()
+    library.schedule(zlib.crc32(test.encode()))
+    library.start()
+    yield name
+    library.stop()
+    findings = library.findings()
+    assert not findings, "\n".join(findings)
 
 
 @pytest.fixture(autouse=True)

@@ -42,6 +42,16 @@ class Workshop:
 
     def build(self, name: str, mode: str, sources: Iterable[Path], *flags: str) -> Path:
         """The program of ``sources``, kernels and host code, and the runtime."""
+        program = self.folder / f"{name}-{mode}"
+        self._link(program, mode, self._objects_of(mode, sources, *flags))
+        return program
+
+    def build_library(self, path: Path, mode: str, sources: Iterable[Path], *flags: str) -> None:
+        """The same as a shared library, which takes its own functions before others of the name."""
+        objects = self._objects_of(mode, sources, *flags)
+        self._link(path, mode, objects, "-shared", "-Wl,-Bsymbolic")
+
+    def _objects_of(self, mode: str, sources: Iterable[Path], *flags: str) -> list[Path]:
         jobs = []
         for source in [*sources, *RUNTIME]:
             of_mode = KERNEL_FLAGS if source.suffix == ".cu" else HOST_FLAGS
@@ -49,17 +59,21 @@ class Workshop:
         missing = [job for job in jobs if job not in self.objects]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             self.objects.update(zip(missing, pool.map(self._compile, missing), strict=True))
-        program = self.folder / f"{name}-{mode}"
+        return [self.objects[job] for job in jobs]
+
+    def _link(self, target: Path, mode: str, objects: list[Path], *flags: str) -> None:
         sanitizers = [ASAN] if mode == "asan" else []
-        objects = [self.objects[job] for job in jobs]
-        subprocess.run([compiler(), *objects, *sanitizers, "-ldl", "-o", program], check=True)
-        return program
+        part = target.with_suffix(".part")
+        command = [compiler(), *objects, *sanitizers, *flags, "-ldl", "-o", part]
+        subprocess.run(command, check=True)
+        part.rename(target)
 
     def _compile(self, job: tuple[Path, tuple[str, ...]]) -> Path:
         source, flags = job
         target = Path(tempfile.mkdtemp(dir=self.folder)) / f"{source.name}.o"
         includes = [f"-I{ROOT / 'csrc'}", f"-I{source.parent}"]
-        language = ["-x", "c++"] if source.suffix == ".cu" else []
+        # Kernels say what nvcc is to unroll.
+        language = ["-Wno-unknown-pragmas", "-x", "c++"] if source.suffix == ".cu" else []
         # Older addr2lines name the wrong file for inline functions in DWARF 5.
         command = [compiler(), "-std=c++17", "-gdwarf-4", *WARNINGS, *includes, *flags]
         subprocess.run([*command, *language, "-c", source, "-o", target], check=True)

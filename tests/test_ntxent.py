@@ -227,6 +227,7 @@ def test_identical_embeddings_give_log_of_the_class_count(
     assert abs(loss.item() - math.log(2 * batch - 1)) < 16 * eps / temperature
 
 
+@pytest.mark.large
 def test_more_than_two_to_the_31_similarities() -> None:
     z = torch.ones(24000, 2)
     assert (2 * len(z)) ** 2 > 2**31
@@ -356,6 +357,7 @@ def test_gradient_is_orthogonal_to_the_row() -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 def test_bitwise_the_same_for_any_thread_count(temperature: float) -> None:
     x = make_inputs(500, 70, torch.float32)

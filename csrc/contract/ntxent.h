@@ -19,6 +19,8 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/cuda.h"
+#include "contract/packed.h"
 #include "contract/types.h"
 
 namespace sslkern {
@@ -56,11 +58,63 @@ struct NtxentBwd {
   int threads;               // > 0
 };
 
+// ---- CUDA: Z packed, x_ij = s_ij log2(e). Rows are split among blocks, and the columns of a block
+// of rows among `splits` of them, which a second kernel merges in their order.
+
+struct NtxentSums {
+  PackedRows z;
+  std::int64_t B;
+  const double* temperature;  // scalar
+  std::int64_t splits;        // > 0
+  void* partial;              // (splits, padded N, 2) working: largest x and sum of 2^(x - largest)
+  void* positive;             // (padded N) working: x_{i,pi(i)}
+  void* loss;                 // (N) working
+  double* lse;                // (N) lse_i log2(e)
+};
+
+// What the gradient tiles read of a row, in units of `unit`. p_ij g_i = 2^(x_ij - shift_i) fine_i;
+// while no |x| exceeds 60 also 2^x_ij coarse_i, one exponential for p_ij and p_ji together.
+struct NtxentWeights {
+  std::int64_t B, N, padded_N;
+  const double* lse;      // (N)
+  const void* grad_loss;  // (N) working
+  const double* unit;     // scalar
+  Dtype dtype;
+  void* both;    // (padded N) working: g_i + g_pi(i)
+  void* shift;   // (padded N) working
+  void* fine;    // (padded N) working
+  void* coarse;  // (padded N) working
+};
+
+// Rows first_row .. first_row + rows of G, each column times the factor of its row of Z and all
+// times gradient_scale(dtype). With slopes: partial sums of G_ij s_ij log2(e), in units of `unit`,
+// before anything is rounded: of them comes the gradient of the temperature.
+struct NtxentTiles {
+  PackedRows z;
+  std::int64_t B;
+  const double* temperature;  // scalar
+  bool normalized;            // |x| <= log2(e) / temperature
+  const void* both;           // of NtxentWeights
+  const void* shift;
+  const void* fine;
+  const void* coarse;
+  std::int64_t first_row, rows;  // multiples of kPackedTile
+  std::int64_t splits;           // > 0
+  void* gradient;                // (rows, padded N) of dtype
+  double* slope;                 // (padded N / tile_side, splits)
+};
+
 namespace cpu {
 std::int64_t ntxent_fwd_workspace(const NtxentFwd&);
 std::int64_t ntxent_bwd_workspace(const NtxentBwd&);
 void ntxent_fwd(const NtxentFwd&);
 void ntxent_bwd(const NtxentBwd&);
 }  // namespace cpu
+
+namespace cuda {
+void ntxent_fwd(const NtxentSums&, const Launch&);
+void ntxent_weights(const NtxentWeights&, const Launch&);
+void ntxent_tiles(const NtxentTiles&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

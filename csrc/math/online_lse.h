@@ -1,6 +1,7 @@
 // A sum of powers of two with its own exponent, 2^max * sum, and the merge of two such: the state
 // of a streamed log-sum-exp in base 2.
 #pragma once
+#include "math/functions.h"
 
 namespace sslkern::math {
 
@@ -9,16 +10,14 @@ struct OnlineLse {
   double sum;  // 0 where nothing was added yet; NaN stays NaN
 };
 
-static inline __attribute__((always_inline)) OnlineLse lse_merge(OnlineLse a, OnlineLse b) {
+SSLKERN_MATH OnlineLse lse_merge(OnlineLse a, OnlineLse b) {
   if (b.sum == 0) return a;
   if (a.sum == 0) return b;
   const double max = a.max > b.max ? a.max : b.max;
-  return {max, a.sum * __builtin_exp2(a.max - max) + b.sum * __builtin_exp2(b.max - max)};
+  return {max, a.sum * exp2(a.max - max) + b.sum * exp2(b.max - max)};
 }
 
 // log2 of the whole.
-static inline __attribute__((always_inline)) double lse_log2(OnlineLse s) {
-  return s.max + __builtin_log2(s.sum);
-}
+SSLKERN_MATH double lse_log2(OnlineLse s) { return s.max + log2(s.sum); }
 
 }  // namespace sslkern::math

@@ -8,6 +8,8 @@
 #include <sstream>
 #include <string>
 
+#include "ops/cuda.h"
+
 // KIND is VALUE, TYPE or NOT_IMPLEMENTED, after the Python exception that it raises.
 #define SSLKERN_CHECK(KIND, CONDITION, OP, ARGUMENT, REQUIREMENT, ...)                            \
   TORCH_CHECK_##KIND(CONDITION, "sslkern::", OP, ": expected ", ARGUMENT, " to be ", REQUIREMENT, \
@@ -61,12 +63,21 @@ inline bool is_supported_float(at::ScalarType dtype) {
          dtype == at::kHalf;
 }
 
-// A dense floating-point tensor on a device that this build has kernels for.
+// A device that there are kernels for.
+inline void check_device(const char* op, const char* name, const at::Tensor& t) {
+  SSLKERN_CHECK(VALUE, t.is_cpu() || t.is_cuda(), op, name, "on the CPU or on a CUDA device",
+                t.device().str());
+  if (!t.is_cuda()) return;
+  SSLKERN_CHECK(NOT_IMPLEMENTED, has_cuda_kernels(), op, name,
+                "on the CPU, the only device that this installation has kernels for",
+                t.device().str(), ": ", cuda_kernels_error(), ". Rebuild where nvcc is found.");
+}
+
+// A dense floating-point tensor on such a device.
 inline void check_float_tensor(const char* op, const char* name, const at::Tensor& t) {
   SSLKERN_CHECK(TYPE, t.layout() == at::kStrided, op, name, "a dense tensor", "layout ", t.layout(),
                 ". Call .to_dense() first.");
-  SSLKERN_CHECK(VALUE, t.device().is_cpu(), op, name, "on the CPU, the only device of this build",
-                t.device().str());
+  check_device(op, name, t);
   SSLKERN_CHECK(TYPE, is_supported_float(t.scalar_type()), op, name,
                 "of dtype torch.float64, torch.float32, torch.bfloat16 or torch.float16",
                 dtype_name(t.scalar_type()));

@@ -2,19 +2,58 @@
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #define SSLKERN_SHARED(T, name, extent) __shared__ __align__(16) T name extent
 #define SSLKERN_DYNAMIC_SHARED(T, name)                            \
   extern __shared__ __align__(16) unsigned char sslkern_dynamic[]; \
   T* name = reinterpret_cast<T*>(sslkern_dynamic)
 #define SSLKERN_LAUNCH(kernel, grid, block, bytes, stream, ...) \
-  kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__)
+  ::sslkern::platform::launch(#kernel, kernel, grid, block, bytes, stream, __VA_ARGS__)
 
 #define SSLKERN_DEVICE __device__ __forceinline__
 
 namespace sslkern::platform {
+
+inline std::string describe(dim3 d) {
+  return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
+}
+
+// The one place where a launch is looked at.
+inline void check_launch(cudaError_t error, const char* kernel, dim3 grid, dim3 block,
+                         std::size_t bytes) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("sslkern: ") + kernel + " with a grid of " + describe(grid) +
+                           " blocks of " + describe(block) + " threads and " +
+                           std::to_string(bytes) +
+                           " bytes of dynamic shared memory: " + cudaGetErrorString(error));
+}
+
+template <class... P, class... A>
+void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, std::size_t bytes,
+            void* stream, const A&... arguments) {
+  constexpr std::size_t kWithoutAsking = 48 << 10;
+  if (bytes > kWithoutAsking) {
+    const auto error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+    check_launch(error, name, grid, block, bytes);
+  }
+  kernel<<<grid, block, bytes, static_cast<cudaStream_t>(stream)>>>(P(arguments)...);
+  check_launch(cudaGetLastError(), name, grid, block, bytes);
+}
+
+// Of dynamic shared memory that a block of the current device can have.
+inline std::int64_t most_shared_bytes() {
+  int device = 0, bytes = 48 << 10;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return bytes;
+}
 
 #define SSLKERN_MMA(NAME, SHAPE, TYPE)                                                      \
   SSLKERN_DEVICE void NAME(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { \

@@ -5,6 +5,7 @@
 //   SSLKERN_SHARED(T, name, [N])         a variable in shared memory
 //   SSLKERN_DYNAMIC_SHARED(T, name)      the dynamic part, as T*
 //   SSLKERN_LAUNCH(kernel, grid, block, bytes, stream, arguments...)
+//   platform::most_shared_bytes()        that the dynamic part can have
 //   platform::mma_bf16(c, a, b)          m16n8k16, also mma_f16; mma_tf32: m16n8k8; c += a b
 //   platform::load_matrix_x4(r, p)       four 8 x 8 matrices of 16-bit elements; _transposed
 //   platform::copy_async(to, from, n)    16 bytes to shared memory, the first n of them from `from`
@@ -16,4 +17,7 @@
 #include "platform/nvcc.h"
 #else
 #include "platform/simt.h"
+#if defined(SSLKERN_PTX)
+#include "platform/ptx/launch.h"  // the host's code of g++, the kernels' of nvcc
+#endif
 #endif

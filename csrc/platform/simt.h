@@ -39,8 +39,8 @@ constexpr int warpSize = 32;
 #else
 #define SSLKERN_ACCESSES_ARE_SEEN false
 #endif
-#define SSLKERN_LAUNCH(kernel, grid, block, bytes, stream, ...)       \
-  (::sslkern::simt::every_access_is_seen = SSLKERN_ACCESSES_ARE_SEEN, \
+#define SSLKERN_LAUNCH(kernel, grid, block, bytes, stream, ...)                     \
+  (void(stream), ::sslkern::simt::every_access_is_seen = SSLKERN_ACCESSES_ARE_SEEN, \
    ::sslkern::simt::launch(#kernel, grid, block, bytes, [=]() { kernel(__VA_ARGS__); }))
 
 // ---- barriers, warp collectives
@@ -180,6 +180,7 @@ inline T __ldg(const T* p) {
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
@@ -187,6 +188,8 @@ inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x
 inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
 inline int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
 inline float __int_as_float(int x) { return __builtin_bit_cast(float, x); }
+inline double __longlong_as_double(long long x) { return __builtin_bit_cast(double, x); }
+inline long long __double_as_longlong(double x) { return __builtin_bit_cast(long long, x); }
 using std::max;
 using std::min;
 
@@ -247,6 +250,8 @@ template <int kGroupsLeft>
 void wait_for_copies() {
   simt::wait_for_copies(kGroupsLeft);
 }
+
+inline std::int64_t most_shared_bytes() { return std::int64_t(simt::config().limits.shared_bytes); }
 
 inline float exp2_approximate(float x) { return std::exp2(x); }
 inline float log2_approximate(float x) { return std::log2(x); }

@@ -42,7 +42,11 @@ def load() -> ModuleType:
             f"sslkern: expected torch {_release(built)} (built for {built}), "
             f"got torch {torch.__version__}. {_REMEDY}"
         )
-    return import_module("sslkern._C")
+    module = import_module("sslkern._C")
+    kernels = Path(__file__).parents[1] / "_cuda.so"
+    if kernels.exists():
+        module.set_cuda_library(str(kernels))
+    return module
 
 
 C = load()

@@ -175,6 +175,12 @@ void Decoder::address(Space space) {
   add_source(found->slot);
 }
 
+bool Decoder::is_parameter_next() const {
+  const Operand& operand = statement_.operands[operand_];
+  return operand.kind == Operand::kAddress &&
+         names_.find_parameter(operand.elements[0].name) != nullptr;
+}
+
 const Parameter& Decoder::parameter(std::size_t& offset) {
   const Operand& operand = next();
   if (operand.kind != Operand::kAddress) refuse("expected an address");

@@ -45,6 +45,7 @@ class Decoder {
   void vector_to(std::size_t count, Type type);  // {a, b}, registers of so many bits or more
   void vector_from(std::size_t count, Type type);
   void address(Space space);  // [a + n] or [a]
+  bool is_parameter_next() const;
   const Parameter& parameter(std::size_t& offset);
   std::uint64_t number();
   std::string name();

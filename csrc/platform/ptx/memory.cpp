@@ -36,6 +36,21 @@ void load_parameter(Thread& t, const Instruction& i) {
   }
 }
 
+// At an address that was computed from a parameter's.
+template <class T>
+void load_parameter_at(Thread& t, const Instruction& i) {
+  const auto offset = t.get<std::uint64_t>(i.from[0]) + std::uint64_t(i.offset);
+  const std::size_t bytes = i.results * sizeof(T), all = t.launch.kernel->parameter_bytes;
+  if (offset > all || bytes > all - offset) {
+    t.report_and_stop(i, "out of bounds", "beyond the parameters");
+  }
+  for (unsigned k = 0; k < i.results; ++k) {
+    T value;
+    std::memcpy(&value, t.launch.parameters + offset + k * sizeof(T), sizeof(T));
+    t.set<T>(i.to[k], value);
+  }
+}
+
 const char* group_of(Space space) {
   switch (space) {
     case Space::kGlobal:
@@ -95,6 +110,13 @@ Shape shape(Decoder& d) {
 }
 
 Handler decode_load_parameter(Decoder& d, const Shape& s) {
+  if (!d.is_parameter_next()) {
+    d.address(Space::kParameter);
+    d.end();
+    return for_integer(s.type, [](auto tag) -> Handler {
+      return load_parameter_at<typename decltype(tag)::type>;
+    });
+  }
   std::size_t offset;
   const Parameter& parameter = d.parameter(offset);
   d.end();

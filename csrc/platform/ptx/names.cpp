@@ -119,6 +119,10 @@ std::optional<Register> Names::find_other(const std::string& name) {
     const bool shared = variable->space == Space::kShared;
     return Register{address_of(*variable), shared ? kBits32 : kBits64};
   }
+  // The address of a parameter, of which nothing is asked but that ld.param finds it again.
+  if (const Parameter* parameter = find_parameter(name)) {
+    return Register{constant(parameter->offset), kBits64};
+  }
   const auto special = kSpecials.find(name);
   if (special == kSpecials.end() && name != "WARP_SZ") return std::nullopt;
   if (name == "WARP_SZ") return Register{constant(32), kBits32};

@@ -1,0 +1,145 @@
+#include "ops/cuda.h"
+
+#include <ATen/Context.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
+#include <dlfcn.h>
+
+#include <cstring>
+#include <mutex>
+
+namespace sslkern::ops {
+namespace {
+
+struct Library {
+  const cuda::Entries* entries = nullptr;
+  std::string error;
+};
+
+Library load(const std::string& path) {
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) return {nullptr, dlerror()};
+  using Function = const cuda::Entries* (*)();
+  const auto entries = reinterpret_cast<Function>(dlsym(handle, "sslkern_cuda_entries"));
+  if (entries == nullptr) return {nullptr, path + " has no sslkern_cuda_entries"};
+  if (entries()->bytes != int64_t(sizeof(cuda::Entries))) {
+    return {nullptr, path + " was built for another version of sslkern. Rebuild both."};
+  }
+  return {entries(), ""};
+}
+
+std::string& cuda_path() {
+  static std::string path;
+  return path;
+}
+
+const Library& cuda_library() {
+  static std::once_flag once;
+  static Library library;
+  std::call_once(once, [] {
+    library =
+        cuda_path().empty() ? Library{nullptr, "it was built without nvcc"} : load(cuda_path());
+  });
+  return library;
+}
+
+const cuda::Entries* emulation = nullptr;
+bool device_values_are_checked = false;
+
+// The bytes from the first element to behind the last one.
+int64_t extent_bytes(const at::Tensor& t) {
+  if (t.numel() == 0) return 0;
+  int64_t last = 0;
+  for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
+  return (last + 1) * t.element_size();
+}
+
+// A copy of all bytes of a tensor at an address with the same alignment: the emulation then knows
+// where an input ends, whatever it is a view of.
+at::Tensor copy_of_extent(const at::Tensor& t, void*& data) {
+  constexpr std::uintptr_t kAlignment = 64;
+  const int64_t bytes = extent_bytes(t);
+  const at::Tensor memory =
+      at::empty({bytes + 2 * int64_t(kAlignment)}, at::TensorOptions().dtype(at::kByte));
+  const auto base = reinterpret_cast<std::uintptr_t>(memory.data_ptr());
+  const auto aligned = (base + kAlignment - 1) / kAlignment * kAlignment;
+  const auto offset = reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % kAlignment;
+  data = reinterpret_cast<void*>(aligned + offset);
+  std::memcpy(data, t.const_data_ptr(), bytes);
+  return memory;
+}
+
+}  // namespace
+
+bool runs_on_cuda(const at::Tensor& t) { return t.is_cuda() || (emulation && t.is_cpu()); }
+
+bool has_cuda_kernels() { return cuda_library().entries != nullptr; }
+
+std::string cuda_kernels_error() { return cuda_library().error; }
+
+void set_cuda_library(const std::string& path) { cuda_path() = path; }
+
+void set_emulation(const std::string& path) {
+  if (path.empty()) {
+    emulation = nullptr;
+    return;
+  }
+  const Library library = load(path);
+  TORCH_CHECK_VALUE(library.entries != nullptr,
+                    "sslkern::emulation: expected a library of emulated kernels, got ",
+                    library.error);
+  emulation = library.entries;
+}
+
+bool values_are_checked(const at::Tensor& t) { return t.is_cpu() || device_values_are_checked; }
+bool check_values() { return device_values_are_checked; }
+void set_check_values(bool on) { device_values_are_checked = on; }
+
+bool tf32_is_allowed() { return at::globalContext().allowTF32CuBLAS(); }
+
+CudaCall::CudaCall(const at::Tensor& like)
+    : entries_(like.is_cuda() ? cuda_library().entries : emulation),
+      guard_(like.is_cuda() ? std::optional<at::Device>(like.device()) : std::nullopt) {
+  launch_.tf32 = tf32_is_allowed();
+  if (!like.is_cuda()) return;
+  const c10::impl::VirtualGuardImpl impl(like.device().type());
+  launch_.stream = impl.getStreamNativeHandle(impl.getStream(like.device()));
+}
+
+CudaCall::~CudaCall() {
+  for (void* known : known_) entries_->memory.forget(known);
+}
+
+const void* CudaCall::read(const at::Tensor& t) {
+  const bool emulated = entries_->memory.know != nullptr;
+  if (!emulated || t.numel() == 0) return t.const_data_ptr();
+  void* data = nullptr;
+  copies_.push_back(copy_of_extent(t, data));
+  known_.push_back(entries_->memory.know(data, extent_bytes(t), true));
+  return data;
+}
+
+void* CudaCall::write(const at::Tensor& t) {
+  const bool emulated = entries_->memory.know != nullptr;
+  if (emulated && t.numel() > 0) {
+    known_.push_back(entries_->memory.know(t.mutable_data_ptr(), extent_bytes(t), false));
+  }
+  return t.mutable_data_ptr();
+}
+
+void product_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add) {
+  at::Tensor result = out;
+  const auto dtype = out.scalar_type();
+  if (a.is_cuda() && a.scalar_type() != dtype) {
+    // The library rounds once, to float32.
+    add ? at::addmm_out(result, out, a, b, dtype) : at::mm_out(result, a, b, dtype);
+    return;
+  }
+  const at::Tensor x = a.to(dtype), y = b.to(dtype);
+  add ? at::addmm_out(result, out, x, y) : at::mm_out(result, x, y);
+}
+
+}  // namespace sslkern::ops

@@ -1,0 +1,74 @@
+// The CUDA side of an op: which tensors take it, where its kernels come from, and the call itself.
+//
+// The kernels are in a library of their own (contract/entries.h), loaded when the first CUDA tensor
+// comes. Tests load the same kernels on an emulation instead; CPU tensors then take the CUDA side.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/core/DeviceGuard.h>
+
+#include <string>
+#include <vector>
+
+#include "contract/entries.h"
+
+namespace sslkern::ops {
+
+// Whether an op with this tensor runs on CUDA kernels: of a device, or emulated.
+bool runs_on_cuda(const at::Tensor& t);
+
+// Whether there are kernels for CUDA tensors. Loads them if need be.
+bool has_cuda_kernels();
+// Why there are none; empty if there are.
+std::string cuda_kernels_error();
+
+// Where the library of the kernels is; empty: this build has none.
+void set_cuda_library(const std::string& path);
+// Has CPU tensors take the CUDA side, on the emulation that this library holds; empty: no longer.
+void set_emulation(const std::string& path);
+
+// Whether values of this tensor are looked at: always where that costs nothing, on a device, where
+// it waits for all its work, only inside sslkern.check_values(True).
+bool values_are_checked(const at::Tensor& t);
+bool check_values();
+void set_check_values(bool on);
+
+// Whether float32 products may be rounded to tf32, by torch's own settings.
+bool tf32_is_allowed();
+
+// One call: the device is current and its stream known while this lives, and so is, to the
+// emulation, the memory that was asked for.
+class CudaCall {
+ public:
+  explicit CudaCall(const at::Tensor& like);
+  ~CudaCall();
+  CudaCall(const CudaCall&) = delete;
+  CudaCall& operator=(const CudaCall&) = delete;
+
+  const cuda::Entries* operator->() const { return entries_; }
+  const cuda::Launch& launch() const { return launch_; }
+
+  // What kernels read: written before this call, or by torch within it.
+  const void* read(const at::Tensor& t);
+  template <class T>
+  const T* read(const at::Tensor& t) {
+    return static_cast<const T*>(read(t));
+  }
+  // What kernels write, and may read afterwards. Of one tensor only once in a call.
+  void* write(const at::Tensor& t);
+  template <class T>
+  T* write(const at::Tensor& t) {
+    return static_cast<T*>(write(t));
+  }
+
+ private:
+  const cuda::Entries* entries_;
+  c10::OptionalDeviceGuard guard_;
+  cuda::Launch launch_{};
+  std::vector<void*> known_;
+  std::vector<at::Tensor> copies_;  // of inputs, for the emulation
+};
+
+// The product of two matrices with float32 (or float64) results, added to `out` where asked.
+void product_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add);
+
+}  // namespace sslkern::ops
