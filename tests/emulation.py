@@ -27,7 +27,7 @@ ARCHITECTURES = (80, 90, 100, 120)
 NAMES = ("simt", "plain", "asan", *(f"ptx-{n}" for n in ARCHITECTURES))
 
 _MODES = {"simt": "check", "plain": "plain", "asan": "asan", "ptx": "plain"}
-_SHARED = ["-fPIC", "-fvisibility=default"]
+FOLDER = ROOT / "build" / "emulation"
 NVCC_FLAGS = ["-std=c++17", "--expt-relaxed-constexpr", "-Werror", "all-warnings"]
 
 
@@ -83,65 +83,67 @@ class Emulation:
 
 @cache
 def library(name: str) -> Emulation:
-    """Built once for the state of the sources, and kept under build/emulation."""
-    kind = name.partition("-")[0]
-    folder = ROOT / "build" / "emulation" / _state()
-    path = folder / f"{name}.so"
-    folder.mkdir(parents=True, exist_ok=True)
-    _forget_others(folder)
-    if not path.exists():
-        _build(path, kind)
-    found = Emulation(path)
-    if kind == "ptx":
-        for file in ptx_files(int(name.partition("-")[2])):
-            found.load_ptx(file)
+    """Built where it is not there yet, under build/emulation."""
+    kind, _, architecture = name.partition("-")
+    found = Emulation(_build(kind))
+    for file in ptx_files(int(architecture)) if kind == "ptx" else []:
+        found.load_ptx(file)
     return found
 
 
 def ptx_files(architecture: int) -> list[Path]:
     """The PTX of every kernel source, with its source lines."""
-    folder = ROOT / "build" / "emulation" / _state() / f"sm_{architecture}"
-    folder.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> Path:
-        target = folder / f"{source.stem}.ptx"
+        flags = ["-ptx", "-lineinfo", *NVCC_FLAGS, f"-I{CSRC}", f"-arch=sm_{architecture}"]
+        target = FOLDER / f"{source.stem}-{architecture}-{_state(source, flags)}.ptx"
         if not target.exists():
-            command = ["nvcc", "-ptx", "-lineinfo", *NVCC_FLAGS, f"-I{CSRC}"]
             part = target.with_suffix(".part")
-            command += [f"-arch=sm_{architecture}", str(source), "-o", str(part)]
-            subprocess.run(command, check=True)
+            subprocess.run(["nvcc", *flags, str(source), "-o", str(part)], check=True)
             part.rename(target)
         return target
 
+    FOLDER.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(compile_one, KERNELS))
 
 
 @cache
-def _state() -> str:
-    """A hash of everything that goes into a library."""
-    digest = hashlib.sha256()
-    folders = [CSRC / name for name in ("contract", "cuda", "math", "platform")]
-    files = [p for f in folders for p in f.rglob("*") if p.is_file()]
-    files += [*(ROOT / "tests" / "simt").glob("*_library.cpp"), ROOT / "tests/simt/control.cpp"]
-    for file in sorted([*files, Path(__file__), Path(simt_build.__file__)]):
-        digest.update(str(file).encode() + file.read_bytes())
+def _dependencies(source: Path) -> list[Path]:
+    """The source and what it includes, of this project."""
+    command = [simt_build.compiler(), "-std=c++17", "-MM", f"-I{CSRC}", "-x", "c++", str(source)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [Path(word) for word in text.replace("\\\n", " ").split()[1:]]
+
+
+def _state(source: Path, flags: list[str]) -> str:
+    """A hash of everything that goes into an object."""
+    digest = hashlib.sha256(" ".join(flags).encode())
+    for file in _dependencies(source):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _forget_others(folder: Path) -> None:
-    """At most three states are kept: this one and the latest two others."""
-    others = [p for p in folder.parent.iterdir() if p != folder]
-    for old in sorted(others, key=lambda p: p.stat().st_mtime)[:-2]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _build(path: Path, kind: str) -> None:
-    workshop = simt_build.Workshop(path.parent)
+def _build(kind: str) -> Path:
+    mode = _MODES[kind]
     sources = [*KERNELS, CSRC / "cuda" / "entries.cpp", ROOT / "tests" / "simt" / "control.cpp"]
-    flags = list(_SHARED)
+    flags = ["-fPIC", "-fvisibility=default"]
     if kind == "ptx":
         flags.append("-DSSLKERN_PTX")
         sources += sorted((CSRC / "platform" / "ptx").glob("*.cpp"))
         sources.append(ROOT / "tests" / "simt" / "ptx_library.cpp")
-    workshop.build_library(path, _MODES[kind], sources, *flags)
+    workshop = simt_build.Workshop(FOLDER)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    states = []
+    for source in [*sources, *simt_build.RUNTIME]:
+        job = workshop.job(source, mode, *flags)
+        states.append(_state(source, list(job[1])))
+        kept = FOLDER / f"{source.name}-{states[-1]}.o"
+        workshop.keep[job] = kept
+        if kept.exists():
+            workshop.objects[job] = kept
+    whole = hashlib.sha256(" ".join(states).encode()).hexdigest()[:16]
+    path = FOLDER / f"{kind}-{whole}.so"
+    if not path.exists():
+        workshop.build_library(path, mode, sources, *flags)
+    return path

@@ -33,12 +33,16 @@ def compiler() -> str:
     return os.environ.get("CXX", "c++")
 
 
+Job = tuple[Path, tuple[str, ...]]
+
+
 class Workshop:
     """Builds programs in a folder, and the objects that several of them share once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.objects: dict[tuple[Path, tuple[str, ...]], Path] = {}
+        self.objects: dict[Job, Path] = {}
+        self.keep: dict[Job, Path] = {}  # where objects are to lie that others may use, too
 
     def build(self, name: str, mode: str, sources: Iterable[Path], *flags: str) -> Path:
         """The program of ``sources``, kernels and host code, and the runtime."""
@@ -51,11 +55,14 @@ class Workshop:
         objects = self._objects_of(mode, sources, *flags)
         self._link(path, mode, objects, "-shared", "-Wl,-Bsymbolic")
 
+    @staticmethod
+    def job(source: Path, mode: str, *flags: str) -> Job:
+        """What an object is known by."""
+        of_mode = KERNEL_FLAGS if source.suffix == ".cu" else HOST_FLAGS
+        return source, (*of_mode[mode], *flags)
+
     def _objects_of(self, mode: str, sources: Iterable[Path], *flags: str) -> list[Path]:
-        jobs = []
-        for source in [*sources, *RUNTIME]:
-            of_mode = KERNEL_FLAGS if source.suffix == ".cu" else HOST_FLAGS
-            jobs.append((source, (*of_mode[mode], *flags)))
+        jobs = [self.job(source, mode, *flags) for source in [*sources, *RUNTIME]]
         missing = [job for job in jobs if job not in self.objects]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             self.objects.update(zip(missing, pool.map(self._compile, missing), strict=True))
@@ -68,13 +75,17 @@ class Workshop:
         subprocess.run(command, check=True)
         part.rename(target)
 
-    def _compile(self, job: tuple[Path, tuple[str, ...]]) -> Path:
+    def _compile(self, job: Job) -> Path:
         source, flags = job
-        target = Path(tempfile.mkdtemp(dir=self.folder)) / f"{source.name}.o"
+        part = Path(tempfile.mkdtemp(dir=self.folder)) / f"{source.name}.o"
         includes = [f"-I{ROOT / 'csrc'}", f"-I{source.parent}"]
         # Kernels say what nvcc is to unroll.
         language = ["-Wno-unknown-pragmas", "-x", "c++"] if source.suffix == ".cu" else []
         # Older addr2lines name the wrong file for inline functions in DWARF 5.
         command = [compiler(), "-std=c++17", "-gdwarf-4", *WARNINGS, *includes, *flags]
-        subprocess.run([*command, *language, "-c", source, "-o", target], check=True)
-        return target
+        subprocess.run([*command, *language, "-c", source, "-o", part], check=True)
+        if job not in self.keep:
+            return part
+        part.rename(self.keep[job])
+        part.parent.rmdir()
+        return self.keep[job]

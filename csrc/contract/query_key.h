@@ -6,6 +6,7 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/packed.h"
 #include "contract/types.h"
 
 namespace sslkern {
@@ -22,6 +23,15 @@ struct QueryKey {
   bool scale_per_key;
   bool one_bias;
   bool normalize;
+};
+
+// The same for the CUDA kernels, whose rows are packed.
+struct PackedQueryKey {
+  PackedRows query, key;  // N and M rows, of the same D and dtype
+  const double* scale;
+  const double* bias;
+  bool scale_per_key;
+  bool one_bias;
 };
 
 }  // namespace sslkern

@@ -152,7 +152,7 @@ Gradients bwd_on_cuda(const Backward& x) {
   t.splits = column_splits(gradient_rows(rows, rows, w.dtype), rows);
   const Tensor slope = empty_slopes(z.view, t.splits, x.a);
   t.slope = call.write<double>(slope);
-  multiply_gradient(call, product, z.rows, z.view, rows,
+  multiply_gradient(call, {z.rows, product, {}, {}}, z.view, rows,
                     [&](int64_t first, int64_t count, void* gradient) {
                       t.first_row = first;
                       t.rows = count;

@@ -61,20 +61,33 @@ inline std::int64_t gradient_rows(std::int64_t rows, std::int64_t columns, Dtype
                                   padded_rows(rows));
 }
 
-// G for `rows` rows from `first` on, times other rows: into those rows of `out`. Several chunks of
-// rows may come one after the other, each a multiple of the tile but for the last.
-// write_tiles(first, rows, G's memory) launches the kernel for one chunk.
+// What becomes of G, rows by columns: G times `right` goes into `row_product`, its transpose times
+// `left` into `column_product`, either undefined if not wanted. The products have the padded shapes
+// of packed rows and are of the working type.
+struct GradientProducts {
+  at::Tensor right, row_product;
+  at::Tensor left, column_product;
+};
+
+// G comes in chunks of rows, each a multiple of the tile: write_tiles(first row, rows, memory of
+// the chunk) launches the kernel that fills one, (rows, padded columns).
 template <class WriteTiles>
-void multiply_gradient(CudaCall& call, const at::Tensor& out, const at::Tensor& other,
-                       const PackedRows& rows, std::int64_t columns,
-                       const WriteTiles& write_tiles) {
+void multiply_gradient(CudaCall& call, const GradientProducts& to, const PackedRows& rows,
+                       std::int64_t columns, const WriteTiles& write_tiles) {
+  const at::Tensor& like = to.right.defined() ? to.right : to.left;
   const std::int64_t chunk = gradient_rows(rows.N, columns, rows.dtype);
-  const at::Tensor g = empty({chunk, padded_rows(columns)}, other.scalar_type(), other);
+  const at::Tensor g = empty({chunk, padded_rows(columns)}, like.scalar_type(), like);
   void* memory = call.write(g);
   for (std::int64_t first = 0; first < rows.padded_N(); first += chunk) {
     const std::int64_t count = std::min(chunk, rows.padded_N() - first);
     write_tiles(first, count, memory);
-    product_into(out.narrow(0, first, count), g.narrow(0, 0, count), other, false);
+    const at::Tensor part = g.narrow(0, 0, count);
+    if (to.row_product.defined()) {
+      product_into(to.row_product.narrow(0, first, count), part, to.right, false);
+    }
+    if (to.column_product.defined()) {
+      product_into(to.column_product, part.t(), to.left.narrow(0, first, count), first > 0);
+    }
   }
 }
 
