@@ -117,7 +117,7 @@ const void* CudaCall::read(const at::Tensor& t) {
   const bool emulated = entries_->memory.know != nullptr;
   if (!emulated || t.numel() == 0) return t.const_data_ptr();
   void* data = nullptr;
-  copies_.push_back(copy_of_extent(t, data));
+  kept_.push_back(copy_of_extent(t, data));
   known_.push_back(entries_->memory.know(data, extent_bytes(t), true));
   return data;
 }
@@ -126,6 +126,7 @@ void* CudaCall::write(const at::Tensor& t) {
   const bool emulated = entries_->memory.know != nullptr;
   if (emulated && t.numel() > 0) {
     known_.push_back(entries_->memory.know(t.mutable_data_ptr(), extent_bytes(t), false));
+    kept_.push_back(t);  // what is known must not become other memory meanwhile
   }
   return t.mutable_data_ptr();
 }

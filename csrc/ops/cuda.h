@@ -65,7 +65,7 @@ class CudaCall {
   c10::OptionalDeviceGuard guard_;
   cuda::Launch launch_{};
   std::vector<void*> known_;
-  std::vector<at::Tensor> copies_;  // of inputs, for the emulation
+  std::vector<at::Tensor> kept_;  // for the emulation: copies of inputs, and what is written
 };
 
 // The product of two matrices with float32 (or float64) results, added to `out` where asked.
