@@ -17,12 +17,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.requirements
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+	find csrc tests/simt -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 $(VENV)/.requirements: requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -40,4 +40,4 @@ $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf build $(VENV) sslkern/_C*.so sslkern/_cuda.so sslkern/_build_info.json *.egg-info
+	rm -rf build $(VENV) sslkern/_C*.so sslkern/libsslkern_cuda.so sslkern/_build_info.json *.egg-info

@@ -9,12 +9,12 @@ from sslkern.ops._extension import C, built_for
 
 
 def build_config() -> dict[str, object]:
-    """Version, torch built against, compiler, flags and instruction sets of the compiled module.
+    """Version, torch built against, compiler, flags, instruction sets and CUDA architectures.
 
     Example:
         >>> import sslkern
-        >>> sslkern.build_config()["cuda"]
-        False
+        >>> "portable" in sslkern.build_config()["instruction_sets"]
+        True
     """
     return {"version": __version__, **built_for(), **C.build_config()}
 

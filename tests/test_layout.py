@@ -10,12 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 
-NOT_ROWS = {"types", "machine", "query_key", "gram"}
+NOT_ROWS = {"types", "machine", "query_key", "gram", "cuda", "entries", "packed"}
 ROWS = sorted(p.stem for p in (CSRC / "contract").glob("*.h") if p.stem not in NOT_ROWS)
 COLUMNS = [
     "csrc/contract/{}.h",
     "csrc/ops/{}.cpp",
     "csrc/cpu/{}.cpp",
+    "csrc/cuda/{}.cu",
+    "csrc/cuda/{}.cuh",
     "sslkern/ops/{}.py",
     "sslkern/reference/{}.py",
     "sslkern/losses/{}.py",
@@ -31,7 +33,9 @@ INCLUDES = {
         {"contract", "math", "cpu"},
         r"cstdint|cstddef|cstdlib|cstring|utility|time\.h|omp\.h",
     ),
-    "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|sys/mman\.h|[a-z_]+"),
+    # Kernels and launchers; entries.cpp alone knows the emulation's runtime, for its memory.
+    "cuda": ({"contract", "math", "cuda", "platform"}, r"cstdint"),
+    "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|sys/mman\.h|dlfcn\.h|[a-z_]+"),
     # Standard headers; the rest only in the files of PLATFORM_ONLY.
     "platform": (
         {"platform", "math"},
@@ -86,6 +90,9 @@ def test_what_is_of_gpus_stays_in_the_platform(pattern: str) -> None:
 
 def test_kernels_see_the_platform_alone() -> None:
     """The runtime of the emulation is of simt.h and of tests; nvcc reads none of it."""
+    for path in [*(CSRC / "cuda").glob("*.cu*"), CSRC / "cuda" / "launch.h"]:
+        included = re.findall(r'#\s*include "(platform/[^"]+)"', path.read_text())
+        assert set(included) <= {"platform/platform.h"}
     for name in ("nvcc.h", "platform.h"):
         included = re.findall(r'#\s*include "([^"]+)"', (CSRC / "platform" / name).read_text())
         assert not [i for i in included if i.startswith("platform/simt/")]

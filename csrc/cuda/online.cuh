@@ -2,7 +2,6 @@
 #pragma once
 #include "cuda/block.cuh"
 #include "cuda/tile.cuh"
-#include "math/online_lse.h"
 
 namespace sslkern::cuda {
 
@@ -97,12 +96,15 @@ struct OnlineRows {
 template <class T>
 SSLKERN_DEVICE double merged_lse(const T* partial, std::int64_t row, std::int64_t padded,
                                  std::int64_t splits) {
-  math::OnlineLse all{0, 0};
+  double largest = Lowest<double>::value, sum = 0;
+  for (std::int64_t s = 0; s < splits; ++s) {
+    largest = larger(largest, double(partial[2 * (s * padded + row)]));
+  }
   for (std::int64_t s = 0; s < splits; ++s) {
     const T* pair = partial + 2 * (s * padded + row);
-    all = math::lse_merge(all, {double(pair[0]), double(pair[1])});
+    sum += double(pair[1]) * exp2(double(pair[0]) - largest);
   }
-  return math::lse_log2(all);
+  return largest + log2(sum);
 }
 
 }  // namespace sslkern::cuda

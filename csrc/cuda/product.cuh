@@ -1,5 +1,6 @@
 // How a warp multiplies rows of shared memory: one tag per way, all with the same fragments, so
-// that what is done with a finished tile is written once.
+// that what is done with a finished tile is written once. run_of gives the 16 bytes of kRun
+// adjacent results.
 //
 // Rows come in chunks of 128 bytes, eight pieces of 16. A step takes 32 bytes of each row: 16
 // elements of a half type, 8 of float32, 4 of float64. Of a 16 x 8 tile of results, lane 4 g + t
@@ -42,12 +43,20 @@ struct FloatLayout : Shape<128> {
   static SSLKERN_DEVICE int column_of(int j, int i, int t) {
     return 16 * (j / 2) + 4 * t + 2 * (j % 2) + i;
   }
+  static SSLKERN_DEVICE uint4 run_of(const float* x) {
+    return make_uint4(__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                      __float_as_uint(x[3]));
+  }
   // Here in bit 0 and in bits 2 and 3: r as well.
   static SSLKERN_DEVICE int swizzle_b(int row) { return (row & 1) | (row >> 2 & 3) << 1; }
 };
 
 struct Bf16 : HalfLayout {
   using Element = BFloat16;
+  static SSLKERN_DEVICE uint4 run_of(const float* x) {
+    return make_uint4(platform::pack_bf16(x[0], x[1]), platform::pack_bf16(x[2], x[3]),
+                      platform::pack_bf16(x[4], x[5]), platform::pack_bf16(x[6], x[7]));
+  }
   static SSLKERN_DEVICE void multiply(float (&c)[4], const unsigned (&a)[4],
                                       const unsigned (&b)[2]) {
     platform::mma_bf16(c, a, b);
@@ -56,6 +65,10 @@ struct Bf16 : HalfLayout {
 
 struct F16 : HalfLayout {
   using Element = Float16;
+  static SSLKERN_DEVICE uint4 run_of(const float* x) {
+    return make_uint4(platform::pack_f16(x[0], x[1]), platform::pack_f16(x[2], x[3]),
+                      platform::pack_f16(x[4], x[5]), platform::pack_f16(x[6], x[7]));
+  }
   static SSLKERN_DEVICE void multiply(float (&c)[4], const unsigned (&a)[4],
                                       const unsigned (&b)[2]) {
     platform::mma_f16(c, a, b);
@@ -104,6 +117,11 @@ struct F64 : Shape<64> {
   static constexpr int kRun = 2, kMinBlocks = 1;
   static SSLKERN_DEVICE int column_of(int j, int i, int t) { return 8 * j + 2 * t + i; }
   static SSLKERN_DEVICE int swizzle_b(int row) { return row & 7; }
+  static SSLKERN_DEVICE uint4 run_of(const double* x) {
+    uint4 run;
+    memcpy(&run, x, kPieceBytes);
+    return run;
+  }
 };
 
 // Calls f(P{}).

@@ -160,7 +160,7 @@ SSLKERN_DEVICE void load_columns(ColumnValues<P>& v, const void* values, std::in
   const T* from = static_cast<const T*>(values) + first_column;
 #pragma unroll
   for (int j = 0; j < P::kN; j += kPerVector / 2) {
-    T four[kPerVector];
+    alignas(kPieceBytes) T four[kPerVector];
     const float4 vector = *reinterpret_cast<const float4*>(from + at.column_of(j, 0));
     memcpy(four, &vector, kPieceBytes);
 #pragma unroll
@@ -212,31 +212,26 @@ SSLKERN_DEVICE void for_each_row(Results<P>& c, const Place<P>& at, const F& f) 
 // goes along: those of all rows beside a tile are too many registers.
 template <class P>
 struct RowPointer {
-  using E = typename P::Element;
-  E* to;
+  uint4* to;  // pieces of 16 bytes
   std::int64_t pitch;
 
-  // `first` is element (0, 0) of the block's tile.
-  SSLKERN_DEVICE RowPointer(E* first, std::int64_t pitch, const Place<P>& at)
-      : to(first + at.row_of(0, 0) * pitch + at.column_of(0, 0)), pitch(pitch) {}
+  static constexpr int kPerPiece = kPieceBytes / int(sizeof(typename P::Element));
 
-  // As elements, 16 bytes at a time.
-  SSLKERN_DEVICE void store(const RowResults<P>& x);
-};
+  // `first` is element (0, 0) of the block's tile, `elements` the distance of rows.
+  SSLKERN_DEVICE RowPointer(void* first, std::int64_t elements, const Place<P>& at)
+      : to(static_cast<uint4*>(first) + at.row_of(0, 0) * (elements / kPerPiece) +
+           at.column_of(0, 0) / kPerPiece),
+        pitch(elements / kPerPiece) {}
 
-template <class P>
-SSLKERN_DEVICE void RowPointer<P>::store(const RowResults<P>& x) {
+  // As elements.
+  SSLKERN_DEVICE void store(const RowResults<P>& x) {
 #pragma unroll
-  for (int first = 0; first < 2 * P::kN; first += P::kRun) {
-    E run[P::kRun];
-#pragma unroll
-    for (int q = 0; q < P::kRun; ++q) run[q] = Rounded<E>::from(x[first + q]);
-    uint4 vector;
-    memcpy(&vector, run, kPieceBytes);
-    *reinterpret_cast<uint4*>(to + P::column_of(first / 2, 0, 0)) = vector;
+    for (int first = 0; first < 2 * P::kN; first += P::kRun) {
+      to[P::column_of(first / 2, 0, 0) / kPerPiece] = P::run_of(x + first);
+    }
+    to += 8 * pitch;
   }
-  to += 8 * pitch;
-}
+};
 
 // The sum over the block, once its tiles in `shared` are no longer needed.
 template <class P>

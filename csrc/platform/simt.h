@@ -251,6 +251,13 @@ void wait_for_copies() {
   simt::wait_for_copies(kGroupsLeft);
 }
 
+inline unsigned pack_bf16(float low, float high) {
+  return unsigned(simt::to_bf16(low)) | unsigned(simt::to_bf16(high)) << 16;
+}
+inline unsigned pack_f16(float low, float high) {
+  return unsigned(simt::to_f16(low)) | unsigned(simt::to_f16(high)) << 16;
+}
+
 inline std::int64_t most_shared_bytes() { return std::int64_t(simt::config().limits.shared_bytes); }
 
 inline float exp2_approximate(float x) { return std::exp2(x); }

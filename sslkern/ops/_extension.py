@@ -43,7 +43,7 @@ def load() -> ModuleType:
             f"got torch {torch.__version__}. {_REMEDY}"
         )
     module = import_module("sslkern._C")
-    kernels = Path(__file__).parents[1] / "_cuda.so"
+    kernels = Path(__file__).parents[1] / "libsslkern_cuda.so"
     if kernels.exists():
         module.set_cuda_library(str(kernels))
     return module
