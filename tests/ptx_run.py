@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import simt_build
@@ -48,19 +50,36 @@ def programs() -> dict[str, Path]:
 
 
 @cache
-def ptx_of(name: str, architecture: int) -> Path:
+def ptx_of(name: str, architecture: int, *flags: str) -> Path:
     """The PTX of tests/simt/<name>.cu for an architecture."""
-    target = folder() / f"{name}_{architecture}.ptx"
-    command = ["nvcc", "-std=c++17", "-ptx", f"-arch=sm_{architecture}"]
+    target = folder() / f"{name}_{architecture}{''.join(flags)}.ptx"
+    command = ["nvcc", "-std=c++17", "-ptx", f"-arch=sm_{architecture}", *flags]
     command += [f"-I{simt_build.ROOT / 'csrc'}", str(SIMT / f"{name}.cu"), "-o", str(target)]
     subprocess.run(command, check=True, capture_output=True)
     return target
 
 
+@dataclass
+class Counting:
+    """How often to launch what is counted, and in which order threads run (a simt::Order)."""
+
+    blocks: int = 1
+    launches: int = 1
+    order: int = 0
+
+
 def unit(
-    path: Path, kernel: str, inputs: Sequence[int], outputs: int, threads: int, dynamic: int = 0
+    path: Path,
+    kernel: str,
+    inputs: Sequence[int],
+    outputs: int,
+    threads: int,
+    dynamic: int = 0,
+    counting: Counting | None = None,
 ) -> subprocess.CompletedProcess[str]:
     numbers = [threads, dynamic, len(inputs), outputs]
+    if counting is not None:
+        numbers += [counting.blocks, counting.launches, counting.order]
     return subprocess.run(
         [programs()["ptx_unit"], path, kernel, *map(str, numbers)],
         input="\n".join(f"{x:x}" for x in inputs),
@@ -80,20 +99,29 @@ class Run:
     words: list[int]
     findings: list[str]
     executed: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, Any] = field(default_factory=dict)  # of the kernel
 
 
 def run_file(
-    path: Path, kernel: str, inputs: Sequence[int], outputs: int, threads: int, dynamic: int = 0
+    path: Path,
+    kernel: str,
+    inputs: Sequence[int],
+    outputs: int,
+    threads: int,
+    dynamic: int = 0,
+    counting: Counting | None = None,
 ) -> Run:
-    done = unit(path, kernel, inputs, outputs, threads, dynamic)
+    done = unit(path, kernel, inputs, outputs, threads, dynamic, counting)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     rest = lines[outputs:]
+    counted = json.loads(rest.pop().removeprefix("counted: ")) if counting is not None else {}
     counts = [line.split() for line in rest if line.startswith("executed: ")]
     return Run(
         [int(line, 16) for line in lines[:outputs]],
         [line for line in rest if not line.startswith("executed: ")],
         {group: int(times) for _, group, times in counts},
+        next(iter(counted.values()), {}),
     )
 
 
@@ -118,11 +146,12 @@ def run_text(
     outputs: int = 1,
     threads: int = 1,
     dynamic: int = 0,
+    counting: Counting | None = None,
     **around: str,
 ) -> Run:
     path = folder() / "unit.ptx"
     path.write_text(kernel_text(declarations, body, **around))
-    return run_file(path, "unit", inputs, outputs, threads, dynamic)
+    return run_file(path, "unit", inputs, outputs, threads, dynamic, counting)
 
 
 # ---- instructions on operands

@@ -1,9 +1,9 @@
 // driver.cpp and the launches of planted.cu, with the kernels taken from PTX:
 //
-//   ptx_driver FILE [what driver takes]
+//   ptx_driver [count] FILE [what driver takes]
 //
 // Behind what that prints comes a line for each instruction that no thread has executed, of the
-// kernels that were launched.
+// kernels that were launched, and what was counted if it is asked for.
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -54,13 +54,17 @@ void print_unexecuted() {
 }  // namespace
 
 int main(int count, char** words) try {
+  const bool counting = count > 1 && std::string(words[1]) == "count";
+  if (counting) --count, ++words;
   if (count < 2) return 2;
   module = std::make_unique<sslkern::ptx::Module>(sslkern::ptx::Module::read(words[1]));
   module->most_steps = 100'000'000;
+  module->counting = counting;
   // Copies of one source line are many lines here.
   simt::config().most_findings = 1000;
   run_driver(count - 1, words + 1);
   print_unexecuted();
+  if (counting) std::cout << "counted: " << sslkern::ptx::to_json(module->counts()) << "\n";
   return 0;
 } catch (const std::exception& why) {
   std::cerr << why.what() << "\n";

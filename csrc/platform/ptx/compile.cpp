@@ -24,6 +24,12 @@ bool is_floating(const Statement& s) {
   return type && type->kind == 'f' && type->bits >= 32;
 }
 
+std::string mnemonic_of(const Statement& s) {
+  std::string mnemonic = s.opcode;
+  for (const std::string& modifier : s.modifiers) mnemonic += "." + modifier;
+  return mnemonic;
+}
+
 struct Branch {
   std::size_t instruction;
   std::string label;
@@ -94,6 +100,7 @@ class Compiler {
       branches_.push_back({kernel_.code.size(), s.operands[0].name, names_->scope()});
     }
     kernel_.code.push_back(i);
+    kernel_.written.push_back({mnemonic_of(s), s.position});
   }
 
   void guard(const Statement& s, Instruction& i) {
@@ -136,11 +143,19 @@ std::string Program::text_of(int line) const {
   return begin == std::string::npos ? "" : text.substr(begin, end + 1 - begin);
 }
 
+std::string Program::source_of(int file, int line) const {
+  const auto found = files.find(file);
+  if (found == files.end()) return "";
+  const std::string& path = found->second;
+  return path.substr(path.rfind('/') + 1) + ":" + std::to_string(line);
+}
+
 Program compile(const std::string& text, const std::string& file) {
   Program program;
   program.file = file;
   program.lines = lines_of(text);
   const ModuleSyntax module = parsed(text, file);
+  program.files = module.files;
   for (const Variable& variable : module.variables) {
     program.variables.push_back(std::make_unique<Variable>(variable));
     if (variable.space != Space::kShared) program.variables.back()->initial.resize(variable.bytes);

@@ -5,6 +5,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "platform/ptx/counter.h"
 #include "platform/ptx/thread.h"
 
 namespace sslkern::ptx {
@@ -85,11 +86,28 @@ bool Module::launch(const std::string& name, dim3 grid, dim3 block, std::size_t 
   }
   if (!within_bounds(kernel, block)) return false;
   const auto known = known_variables(*program_);
-  Launch launch{program_.get(), &kernel, arguments.data(), most_steps, {}};
+  Counter* counter = counting ? &counter_of(kernel) : nullptr;
+  Launch launch{program_.get(), &kernel, arguments.data(), most_steps, {}, counter};
   simt::every_access_is_seen = true;
-  return simt::launch(kernel.name.c_str(), grid, block, dynamic_bytes,
-                      [&launch] { thread_here(launch).run(); });
+  const bool clean = simt::launch(kernel.name.c_str(), grid, block, dynamic_bytes,
+                                  [&launch] { thread_here(launch).run(); });
+  if (counter != nullptr) counter->end_launch(dynamic_bytes);
+  return clean;
 }
+
+Counter& Module::counter_of(const Kernel& kernel) {
+  auto& counter = counters_[&kernel];
+  if (counter == nullptr) counter = std::make_unique<Counter>(kernel);
+  return *counter;
+}
+
+std::map<std::string, KernelCounts> Module::counts() const {
+  std::map<std::string, KernelCounts> all;
+  for (const auto& [kernel, counter] : counters_) all[kernel->name] = counter->counts(*program_);
+  return all;
+}
+
+void Module::clear_counts() { counters_.clear(); }
 
 std::vector<Coverage> Module::coverage() const {
   std::vector<Coverage> all;

@@ -17,6 +17,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "platform/ptx/counting.h"
 #include "platform/ptx/lexer.h"
 #include "platform/simt/types.h"
 
@@ -24,6 +25,7 @@ namespace sslkern::ptx {
 
 struct Program;
 struct Kernel;
+class Counter;
 
 // The arguments of a kernel as the launch lays them out: each at a multiple of its alignment.
 template <class... T>
@@ -68,13 +70,21 @@ class Module {
   std::vector<Coverage> coverage() const;
   std::map<std::string, std::uint64_t> executed_by_group() const;
 
+  // Whether launches from here on are counted, which takes longer. What was counted so far, by
+  // kernel, of those that were launched.
+  bool counting = false;
+  std::map<std::string, KernelCounts> counts() const;
+  void clear_counts();
+
   // Of all threads of a launch together; what goes on for longer is reported as endless.
   std::uint64_t most_steps = std::uint64_t(1) << 36;
 
  private:
   const Kernel& find(const std::string& name) const;
+  Counter& counter_of(const Kernel& kernel);
 
   std::unique_ptr<Program> program_;
+  std::map<const Kernel*, std::unique_ptr<Counter>> counters_;
 };
 
 }  // namespace sslkern::ptx

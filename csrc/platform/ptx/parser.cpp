@@ -1,5 +1,6 @@
 #include "platform/ptx/parser.h"
 
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -8,6 +9,8 @@
 
 namespace sslkern::ptx {
 namespace {
+
+using SourcePoint = std::array<int, 3>;  // file, line, column
 
 std::vector<std::string> split(const std::string& word) {
   std::vector<std::string> parts;
@@ -148,6 +151,7 @@ class Parser {
       s.guard = word();
     }
     s.line = peek().line;
+    s.position = position_;
     s.modifiers = split(word());
     s.opcode = s.modifiers.front();
     s.modifiers.erase(s.modifiers.begin());
@@ -226,7 +230,10 @@ class Parser {
 
   bool debug_information() {
     if (take(".file")) {
-      for (next(), next(); take(",");) next();
+      const int number = int(integer());
+      const std::string quoted = next().text;
+      module_.files[number] = quoted.substr(1, quoted.size() - 2);
+      while (take(",")) next();
     } else if (take(".loc")) {
       position();
     } else if (take(".section")) {
@@ -241,16 +248,32 @@ class Parser {
 
   // file line column [, function_name label [+ offset]] [, inlined_at file line column]
   void position() {
-    for (int i = 0; i < 3; ++i) integer();
+    const SourcePoint own = source_point();
+    position_ = {own[0], own[1], 0, 0};
     while (take(",")) {
       if (take("function_name")) {
         word();
         if (take("+")) integer();
       } else {
         expect("inlined_at");
-        for (int i = 0; i < 3; ++i) integer();
+        inlined(own, source_point());
       }
     }
+  }
+
+  SourcePoint source_point() {
+    SourcePoint point;
+    for (int& number : point) number = int(integer());
+    return point;
+  }
+
+  // Where a function that calls was inlined itself, an earlier .loc has said.
+  void inlined(const SourcePoint& own, const SourcePoint& call) {
+    const auto outer = callers_.find(call);
+    const SourcePoint caller = outer == callers_.end() ? call : outer->second;
+    callers_[own] = caller;
+    position_.caller_file = caller[0];
+    position_.caller_line = caller[1];
   }
 
   bool hint() {
@@ -314,6 +337,7 @@ class Parser {
 
   void entry() {
     EntrySyntax e;
+    position_ = {};
     e.line = peek().line;
     e.name = word();
     if (take("(") && !take(")")) {
@@ -362,6 +386,8 @@ class Parser {
 
   std::vector<Token> tokens_;
   std::size_t at_ = 0;
+  Position position_;                           // of what comes next
+  std::map<SourcePoint, SourcePoint> callers_;  // of what was inlined
   ModuleSyntax module_;
 };
 

@@ -3,6 +3,7 @@
 // every operand is the index of a word.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -81,6 +82,12 @@ struct LocalAddress {
   std::size_t offset;
 };
 
+// What the text says of an instruction and its execution does not need.
+struct Written {
+  std::string mnemonic;  // "ld.global.f32"
+  Position position;
+};
+
 struct Kernel {
   std::string name;
   int line = 0;
@@ -89,6 +96,7 @@ struct Kernel {
   std::uint64_t most_threads = 0, exact_threads = 0;
 
   std::vector<Instruction> code;
+  std::vector<Written> written;      // of each instruction
   std::vector<std::uint64_t> words;  // as a thread starts with them
   std::vector<SpecialWord> specials;
   std::vector<SharedAddress> shared;
@@ -100,10 +108,12 @@ struct Kernel {
 struct Program {
   std::string file;
   std::vector<std::string> lines;
+  std::map<int, std::string> files;                  // of the source, by the numbers of positions
   std::vector<std::unique_ptr<Variable>> variables;  // of all kernels; `initial` is their memory
   std::vector<std::unique_ptr<Kernel>> kernels;
 
-  std::string text_of(int line) const;  // without blanks around it and comments
+  std::string text_of(int line) const;              // without blanks around it and comments
+  std::string source_of(int file, int line) const;  // "x.cu:12"; nothing where it is not said
 };
 
 // Throws Refused("FILE:LINE: STATEMENT: why").

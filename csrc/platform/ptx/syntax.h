@@ -1,6 +1,7 @@
 // A PTX text as it is written: nothing is resolved or understood yet.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,16 @@ struct Operand {
   std::vector<Operand> elements;
 };
 
+// Where a statement comes from, by .loc: a line of a source file, by its number. What was inlined
+// there has its own line, and that of the call in the kernel's own text.
+struct Position {
+  int file = 0, line = 0;
+  int caller_file = 0, caller_line = 0;  // 0: not inlined
+};
+
 struct Statement {
   int line = 0;
+  Position position;
   std::string guard;  // the predicate behind @, or nothing
   bool guard_negated = false;
   std::string opcode;                  // "mad"
@@ -75,6 +84,7 @@ struct EntrySyntax {
 };
 
 struct ModuleSyntax {
+  std::map<int, std::string> files;  // of positions
   std::vector<Variable> variables;
   std::vector<EntrySyntax> entries;
 };

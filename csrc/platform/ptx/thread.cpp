@@ -1,5 +1,6 @@
 #include "platform/ptx/thread.h"
 
+#include "platform/ptx/counter.h"
 #include "platform/simt/machine.h"
 
 namespace sslkern::ptx {
@@ -63,18 +64,29 @@ void Thread::report_and_stop(const Instruction& i, const char* kind,
   simt::machine().stop();
 }
 
-void Thread::run() {
-  start();
+// Two of it, so that who does not count does not ask either.
+template <bool kCounts>
+void Thread::go_on() {
   const std::vector<Instruction>& code = launch.kernel->code;
   while (next_ < code.size()) {
-    const Instruction& i = code[next_++];
+    const std::size_t number = next_++;
+    const Instruction& i = code[number];
     if (launch.steps_left-- == 0) {
       report_and_stop(i, "endless", "more steps than a launch may take");
     }
+    if constexpr (kCounts) launch.counter->reach(number);
     if (i.guard != kNoSlot && predicate(i.guard) == i.guard_negated) continue;
     ++i.executed;
+    if constexpr (kCounts) launch.counter->execute(*this, number);
     i.run(*this, i);
   }
+}
+
+void Thread::run() {
+  start();
+  if (launch.counter == nullptr) return go_on<false>();
+  launch.counter->start();
+  go_on<true>();
 }
 
 }  // namespace sslkern::ptx

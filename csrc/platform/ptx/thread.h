@@ -10,6 +10,7 @@
 
 namespace sslkern::ptx {
 
+class Counter;
 class Thread;
 
 // What all threads of a launch share.
@@ -21,6 +22,7 @@ struct Launch {
   // By their number in the block, for the next block to use. Kept here, as nothing on the stack of
   // a thread that cannot go on is destroyed.
   std::vector<std::unique_ptr<Thread>> threads;
+  Counter* counter = nullptr;  // if what happens is counted
 };
 
 // Variables of .local space: seen by their thread alone.
@@ -75,6 +77,8 @@ class Thread {
  private:
   void start();
   void fill_specials();
+  template <bool kCounts>
+  void go_on();
 
   std::vector<std::uint64_t> words_;
   std::size_t next_ = 0;
