@@ -61,7 +61,7 @@ REFUSED = {
     "ld.shared.v8.b32 {x,x,x,x,x,x,x,x}, [y];": "vectors of more than 16 bytes",
     "ld.global.u64 x, [y];": "x is of .b32",
     "ld.global.u32 x, [x];": "x is of .b32, no address of this space",
-    "ld.param.u64 y, [elsewhere];": "no parameter elsewhere",
+    "ld.param.u64 y, [elsewhere];": "nothing is called elsewhere",
     "ld.param.u64 y, [in+4];": "beyond the parameter",
     "ld.param.u32 x, [in+8];": "beyond the parameter",
     "st.const.u32 [y], x;": "no stores there",
