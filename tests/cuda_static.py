@@ -97,7 +97,7 @@ def budgets() -> dict[str, tuple[int, int]]:
 
 
 def tool(name: str) -> Path | None:
-    """cuobjdump or nvdisasm: on the path, or of the package nvidia-cuda-<name>."""
+    """A tool of the toolkit: on the path, or of the package nvidia-cuda-<name>."""
     on_path = shutil.which(name)
     if on_path is not None:
         return Path(on_path)

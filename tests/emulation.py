@@ -13,6 +13,7 @@ import hashlib
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +39,28 @@ def missing(name: str) -> str | None:
     if name.startswith("ptx") and shutil.which("nvcc") is None:
         return "nvcc is not installed"
     return None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One launch of a kernel, by its mangled name."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    dynamic_bytes: int
+    words: tuple[int | None, ...]  # its parameters; None: a pointer
+
+    @staticmethod
+    def read(line: str) -> Recorded:
+        kernel, grid, block, dynamic, *words = line.split()
+        return Recorded(
+            kernel,
+            tuple(map(int, grid.split(","))),
+            tuple(map(int, block.split(","))),
+            int(dynamic),
+            tuple(None if word == "pointer" else int(word, 16) for word in words),
+        )
 
 
 class Emulation:
@@ -71,6 +94,16 @@ class Emulation:
         text = ctypes.create_string_buffer(1 << 16)
         self._library.emulation_findings(text, ctypes.c_ulonglong(len(text) - 1))
         return text.value.decode().splitlines()
+
+    def record(self, on: bool) -> None:
+        """Whether launches are recorded from here on; of PTX alone."""
+        self._library.emulation_record(int(on))
+
+    def launches(self) -> list[Recorded]:
+        """Those recorded."""
+        self._library.emulation_launches.restype = ctypes.c_char_p
+        text = self._library.emulation_launches().decode()
+        return [Recorded.read(line) for line in text.splitlines()]
 
     def start(self) -> None:
         """Has CPU tensors run on these kernels."""

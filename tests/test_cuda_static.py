@@ -1,4 +1,4 @@
-"""The CUDA kernels as nvcc and ptxas make them: budgets, spills, and what the machine code holds."""
+"""The CUDA kernels as nvcc and ptxas make them: budgets, spills, the instructions meant."""
 
 from __future__ import annotations
 

@@ -5,14 +5,16 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "platform/ptx/module.h"
 #include "platform/simt/runtime.h"
 
 namespace sslkern::ptx {
 
-// The module that holds the kernel of this mangled name.
-Module& module_of(const std::string& kernel);
+// Runs the kernel of this mangled name, out of whatever modules there are.
+bool run(const std::string& kernel, dim3 grid, dim3 block, std::size_t dynamic_bytes,
+         const std::vector<unsigned char>& arguments);
 
 inline std::string mangled_name(const void* function) {
   Dl_info info;
@@ -25,7 +27,7 @@ inline std::string mangled_name(const void* function) {
 template <class... P, class... A>
 bool launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t bytes, const A&... given) {
   const std::string name = mangled_name(reinterpret_cast<const void*>(kernel));
-  return module_of(name).launch(name, grid, block, bytes, arguments(P(given)...));
+  return run(name, grid, block, bytes, arguments(P(given)...));
 }
 
 }  // namespace sslkern::ptx
