@@ -8,6 +8,7 @@ from sslkern._version import __version__
 try:
     from sslkern import losses
     from sslkern._build import build_config, fma_peak
+    from sslkern._values import check_values
     from sslkern.metrics import alignment, contrastive_accuracy, rankme
     from sslkern.ops import (
         barlow_twins_loss,
@@ -48,6 +49,7 @@ __all__ = [
     "alignment",
     "barlow_twins_loss",
     "build_config",
+    "check_values",
     "clip_loss",
     "contrastive_accuracy",
     "covariance_loss",

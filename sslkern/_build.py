@@ -16,7 +16,13 @@ def build_config() -> dict[str, object]:
         >>> "portable" in sslkern.build_config()["instruction_sets"]
         True
     """
-    return {"version": __version__, **built_for(), **C.build_config()}
+    error = C.cuda_kernels_error()
+    return {
+        "version": __version__,
+        **built_for(),
+        **C.build_config(),
+        "cuda_kernels": "loaded" if error == "" else error,
+    }
 
 
 def fma_peak(dtype: torch.dtype = torch.float32, threads: int | None = None) -> float:

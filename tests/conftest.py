@@ -10,6 +10,8 @@ import emulation
 import pytest
 import torch
 
+import sslkern
+
 # How many of the cases of one test function run on a backend; all on the others. What is emulated
 # takes a thousand times as long.
 MOST_CASES = {"simt": 10, "asan": 4, "ptx-80": 3, "ptx-90": 1, "ptx-100": 1, "ptx-120": 1}
@@ -74,7 +76,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield from _emulated(name, request.node.nodeid)
     elif name == "cuda":
         torch.set_default_device("cuda")
-        yield name
+        with sslkern.check_values():
+            yield name
         torch.set_default_device(None)
     else:
         yield name
@@ -89,7 +92,8 @@ def _emulated(name: str, test: str) -> Iterator[str]:
     library.findings()
     library.schedule(zlib.crc32(test.encode()))
     library.start()
-    yield name
+    with sslkern.check_values():
+        yield name
     library.stop()
     findings = library.findings()
     assert not findings, "\n".join(findings)

@@ -95,6 +95,10 @@ class Emulation:
         self._library.emulation_findings(text, ctypes.c_ulonglong(len(text) - 1))
         return text.value.decode().splitlines()
 
+    def most_steps(self, steps: int) -> None:
+        """Of all threads of a launch together; what takes more is reported as endless."""
+        self._library.emulation_most_steps(ctypes.c_ulonglong(steps))
+
     def record(self, on: bool) -> None:
         """Whether launches are recorded from here on; of PTX alone."""
         self._library.emulation_record(int(on))

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 import sslkern
 from sslkern import reference
-from sslkern.bench import CASES, harness, info_nce, memory, ntxent, peers, supcon
+from sslkern.bench import CASES, device, harness, info_nce, memory, ntxent, peers, supcon
 from sslkern.bench.contenders import Contender, Outcome, Size, UnavailableError, loss_contender
 from sslkern.bench.harness import Plan, run_size
 from sslkern.bench.results import Results, Row, compare, to_json, write_json
+from sslkern.cli.main import main
 
 CASE = CASES["ntxent"]
 SIZE = Size(32, 8)
@@ -117,7 +118,7 @@ def test_interrupt_is_not_taken_for_a_failing_contender():
 
 
 def test_contender_that_would_not_fit_into_memory_is_not_started(monkeypatch):
-    monkeypatch.setattr(harness, "available_memory", lambda: 1000)
+    monkeypatch.setattr(harness, "free_memory", lambda device: 1000)
     started = []
     rows = measure(toy("big", lambda: started.append(None), matrices=1.0))
     assert rows["big"].status == "skipped"
@@ -507,3 +508,46 @@ def test_labels_at_line_ends_do_not_overlap():
     gaps = [b - a for a, b in itertools.pairwise(heights)]
     assert min(gaps) > 0.99 * MIN_LABEL_DISTANCE
     assert heights[-1] == 0.9
+
+
+# ---- devices
+
+
+class FakeEvent:
+    """Stands for torch.cuda.Event: its time is what the fake clock shows when it is recorded."""
+
+    clock = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.time = 0.0
+
+    def record(self) -> None:
+        self.time = FakeEvent.clock
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return end.time - self.time
+
+
+def test_cuda_times_are_those_between_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        FakeEvent.clock += 250.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert device.seconds_of(work, "cuda") == pytest.approx(0.25)
+
+
+def test_inputs_are_made_on_the_device() -> None:
+    problem = CASE.problem(SIZE, torch.float32, "meta")
+    assert all(x.is_meta for x in problem.inputs)
+
+
+def test_cuda_is_refused_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(["bench", "--device", "cuda"]) == 2
+    assert "expected a CUDA device" in capsys.readouterr().err

@@ -229,7 +229,7 @@ def test_verify_has_a_form_for_every_operator():
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_verify_has_a_size_of_terms_for_every_quantity(form):
     """Even where the errors happen to be small."""
-    setting = next(verify._settings(form, [torch.float32]))
+    setting = next(verify.settings(form, [torch.float32]))
     inputs = verify._inputs(setting, (6, 8), torch.device("cpu"))
     results = verify._evaluate(getattr(sslkern, form.function), inputs, setting)
     exact = {name: verify._cast(x, torch.float64) for name, x in inputs.items()}

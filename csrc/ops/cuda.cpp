@@ -94,7 +94,9 @@ void set_emulation(const std::string& path) {
   emulation = library.entries;
 }
 
-bool values_are_checked(const at::Tensor& t) { return t.is_cpu() || device_values_are_checked; }
+bool values_are_checked(const at::Tensor& t) {
+  return !runs_on_cuda(t) || device_values_are_checked;
+}
 bool check_values() { return device_values_are_checked; }
 void set_check_values(bool on) { device_values_are_checked = on; }
 

@@ -27,7 +27,7 @@ void set_cuda_library(const std::string& path);
 void set_emulation(const std::string& path);
 
 // Whether values of this tensor are looked at: always where that costs nothing, on a device, where
-// it waits for all its work, only inside sslkern.check_values(True).
+// it waits for all its work, only inside sslkern.check_values(). So it is on the emulation.
 bool values_are_checked(const at::Tensor& t);
 bool check_values();
 void set_check_values(bool on);

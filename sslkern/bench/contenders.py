@@ -112,9 +112,10 @@ class Case:
         """What is timed."""
         return "forward" if self.gradients == 0 else "forward + backward"
 
-    def problem(self, size: Size, dtype: torch.dtype) -> Problem:
-        """Inputs of this size, the same in every process."""
-        return Problem(size, dtype, self.make_inputs(size, dtype), self.gradients)
+    def problem(self, size: Size, dtype: torch.dtype, device: str = "cpu") -> Problem:
+        """Inputs of this size, the same in every process and on every device."""
+        inputs = tuple(x.to(device) for x in self.make_inputs(size, dtype))
+        return Problem(size, dtype, inputs, self.gradients)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -14,16 +14,18 @@ import sslkern
 from sslkern.bench.peers import PEERS, installed_version
 
 
-def stamp(command: str) -> dict[str, object]:
+def stamp(command: str, device: str | None = None) -> dict[str, object]:
     """Everything needed to judge or repeat a measurement.
 
     Args:
         command: The command line that started the measurement.
+        device: Name of the CUDA device; None for the CPU.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "cpu": cpu_model(),
+        **({"device": device, "cuda": torch.version.cuda} if device else {}),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "instruction_set": instruction_set(),
@@ -82,8 +84,9 @@ def available_memory() -> int | None:
 def describe(environment: dict[str, object]) -> str:
     """The stamp in one line, for the table and the plot."""
     instructions = environment["instruction_set"] or environment["torch_instruction_set"]
+    device = f"{environment['device']}, " if "device" in environment else ""
     return (
-        f"{environment['cpu']}, threads: {environment['threads']}, cores: {environment['cores']},"
-        f" {str(instructions).lower()}, torch {environment['torch']},"
-        f" sslkern {environment['sslkern']}"
+        f"{device}{environment['cpu']}, threads: {environment['threads']},"
+        f" cores: {environment['cores']}, {str(instructions).lower()},"
+        f" torch {environment['torch']}, sslkern {environment['sslkern']}"
     )

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from subprocess import SubprocessError
-from time import perf_counter
 from typing import Protocol
 
 import torch
@@ -32,7 +31,7 @@ from sslkern.bench.contenders import (
     differentiate,
     working_dtype,
 )
-from sslkern.bench.environment import available_memory
+from sslkern.bench.device import free_memory, seconds_of
 from sslkern.bench.results import Row
 
 MIN_ROUNDS, MAX_ROUNDS = 3, 50
@@ -62,6 +61,7 @@ class Plan:
     repeats: int | None = None
     """Timed rounds; None chooses them so that the whole run takes about `TIMED_SECONDS`."""
     measure_memory: bool = True
+    device: str = "cpu"
 
 
 @dataclass
@@ -71,6 +71,7 @@ class Entry:
     contender: Contender
     row: Row
     step: Step | None = None
+    device: str = "cpu"
 
     @property
     def running(self) -> bool:
@@ -92,19 +93,17 @@ class Entry:
     def time_step(self) -> None:
         """Run the step once and keep its time."""
         assert self.step is not None
-        started = perf_counter()
-        self.step()
-        self.row.times_s.append(perf_counter() - started)
+        self.row.times_s.append(seconds_of(self.step, self.device))
 
 
 def run_size(case: Case, plan: Plan, size: Size, progress: Progress) -> list[Row]:
     """Measure all contenders at one size."""
-    problem = case.problem(size, plan.dtype)
-    entries = [_entry(case, contender, problem) for contender in plan.contenders]
+    problem = case.problem(size, plan.dtype, plan.device)
+    entries = [_entry(case, contender, problem, plan) for contender in plan.contenders]
     if any(entry.contender.compiles for entry in entries):
         torch._dynamo.reset()  # forget earlier sizes: none may be served by a dynamic graph
     progress.phase(f"{size}: float64 reference")
-    target = _target(case, problem)
+    target = _target(case, problem, plan)
     for entry in entries:
         _warm_up(case, entry, problem, target, progress)
     _time_rounds(entries, plan, size, progress)
@@ -115,15 +114,16 @@ def run_size(case: Case, plan: Plan, size: Size, progress: Progress) -> list[Row
     return [entry.row for entry in entries]
 
 
-def _entry(case: Case, contender: Contender, problem: Problem) -> Entry:
+def _entry(case: Case, contender: Contender, problem: Problem, plan: Plan) -> Entry:
     dtype = str(problem.dtype).removeprefix("torch.")
     row = Row(case.name, problem.size, dtype, contender.name, is_floor=contender.is_floor)
-    return Entry(contender, row)
+    return Entry(contender, row, device=plan.device)
 
 
-def _target(case: Case, problem: Problem) -> Outcome | None:
+def _target(case: Case, problem: Problem, plan: Plan) -> Outcome | None:
     """The float64 reference on the same rounded inputs; None if it does not fit into memory."""
-    if _shortage(case, case.reference_matrices, problem.size, torch.float64) is not None:
+    matrices = case.reference_matrices
+    if _shortage(case, matrices, problem.size, torch.float64, plan.device) is not None:
         return None
     inputs = tuple(x.double() if x.is_floating_point() else x for x in problem.inputs)
     return differentiate(case.reference, inputs, problem.gradients)
@@ -139,7 +139,8 @@ def _warm_up(
 
     def first_call() -> None:
         working = working_dtype(problem.dtype)
-        shortage = _shortage(case, contender.matrices, problem.size, working)
+        matrices = contender.matrices
+        shortage = _shortage(case, matrices, problem.size, working, entry.device)
         if shortage is not None:
             raise UnavailableError(shortage)
         entry.step = contender.prepare(problem)
@@ -160,10 +161,12 @@ def _gradient_error(outcome: Outcome, target: Outcome) -> float:
     return accuracy.l2_error(actual, expected)
 
 
-def _shortage(case: Case, matrices: float, size: Size, dtype: torch.dtype) -> str | None:
+def _shortage(
+    case: Case, matrices: float, size: Size, dtype: torch.dtype, device: str
+) -> str | None:
     """Why so many matrices of all similarities do not fit into memory, if they do not."""
     needed = int(matrices * size.rows * case.columns(size) * dtype.itemsize)
-    available = available_memory()
+    available = free_memory(device)
     if available is None or needed < available:
         return None
     return f"needs about {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are available"
@@ -171,9 +174,8 @@ def _shortage(case: Case, matrices: float, size: Size, dtype: torch.dtype) -> st
 
 def _time_rounds(entries: Sequence[Entry], plan: Plan, size: Size, progress: Progress) -> None:
     progress.phase(f"{size}: warm-up round")
-    started = perf_counter()
-    _round(entries, shift=0)
-    rounds = plan.repeats or _affordable_rounds(perf_counter() - started, len(plan.sizes))
+    seconds = seconds_of(lambda: _round(entries, shift=0), plan.device)
+    rounds = plan.repeats or _affordable_rounds(seconds, len(plan.sizes))
     for entry in entries:
         entry.row.times_s.clear()
     progress.phase(f"{size}: {rounds} rounds", rounds)
@@ -214,9 +216,8 @@ def _measure_memory(
     measured = [entry for entry in entries if entry.running and not entry.contender.is_floor]
     for entry in measured:
         progress.phase(f"{size}: memory of {entry.contender.name}")
-        job = memory.Job(
-            case.name, entry.contender.name, size.rows, size.dim, entry.row.dtype, plan.threads
-        )
+        name, dtype = entry.contender.name, entry.row.dtype
+        job = memory.Job(case.name, name, size.rows, size.dim, dtype, plan.threads, plan.device)
         try:
             entry.row.peak_bytes = memory.measure(job)
         except (RuntimeError, OSError, SubprocessError) as error:

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from sslkern.bench.contenders import Case, Contender, Problem, Size
+from sslkern.bench.device import cuda_peak, reset_cuda_peak
 
 _TIMEOUT_S = 900
 
@@ -36,6 +37,7 @@ class Job:
     dim: int
     dtype: str
     threads: int
+    device: str = "cpu"
 
 
 def measure(job: Job) -> int | None:
@@ -59,19 +61,24 @@ def measure(job: Job) -> int | None:
     return peak
 
 
-def measure_here(case: Case, contender: Contender, problem: Problem) -> int | None:
-    """Measure in this process, which should have done nothing before."""
+def measure_here(
+    case: Case, contender: Contender, problem: Problem, device: str = "cpu"
+) -> int | None:
+    """Measure in this process, which should have done nothing before.
+
+    On CUDA the mark is that of torch's allocator.
+    """
     if contender.compiles:
         # Another size would compile another graph, and the compiler would be measured below.
         step = contender.prepare(problem)
         step()
     else:
         tiny = Size(min(problem.size.rows, 64), problem.size.dim)
-        contender.prepare(case.problem(tiny, problem.dtype))()
+        contender.prepare(case.problem(tiny, problem.dtype, device))()
         step = contender.prepare(problem)
-    before = _reset_peak()
+    before = _reset_peak() if device == "cpu" else reset_cuda_peak()
     outcome = step()
-    peak = _peak()
+    peak = _peak() if device == "cpu" else cuda_peak()
     if before is None or peak is None or outcome is None:
         return None
     returned = sum(x.numel() * x.element_size() for x in (outcome.loss, *outcome.grads))
@@ -107,8 +114,8 @@ def main(argument: str) -> None:
     torch.set_num_threads(job.threads)
     case = CASES[job.loss]
     contender = next(c for c in case.contenders if c.name == job.contender)
-    problem = case.problem(Size(job.rows, job.dim), getattr(torch, job.dtype))
-    print(json.dumps({"peak_bytes": measure_here(case, contender, problem)}))
+    problem = case.problem(Size(job.rows, job.dim), getattr(torch, job.dtype), job.device)
+    print(json.dumps({"peak_bytes": measure_here(case, contender, problem, job.device)}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 import sslkern
 from sslkern.bench import CASES
 from sslkern.bench.contenders import Case, Contender, Size, working_dtype
+from sslkern.bench.device import default_device, name_of
 from sslkern.cli import arguments
 from sslkern.cli.errors import UserError
 
@@ -106,6 +107,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help=f"default: {OUTPUT_FOLDER}/<loss>-<dtype>.png",
     )
     parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default=default_device(),
+        help="default: cuda where there is a device, else cpu; here %(default)s",
+    )
+    parser.add_argument(
         "--no-memory",
         action="store_true",
         help="do not measure peak memory (which takes a process per contender and size)",
@@ -146,6 +153,8 @@ def run(args: argparse.Namespace) -> int:
     sizes = args.sizes or case.default_sizes
     _check_sizes(case, sizes)
     contenders = _choose(case, args.contenders)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("argument --device: expected a CUDA device, got none that torch finds")
     arguments.require("rich", "bench")
     json_path, plot_path = _outputs(args)
 
@@ -156,9 +165,10 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     threads = torch.get_num_threads()
-    plan = Plan(sizes, args.dtype, contenders, threads, args.repeats, not args.no_memory)
+    memory = not args.no_memory
+    plan = Plan(sizes, args.dtype, contenders, threads, args.repeats, memory, args.device)
     command = f"python -m sslkern {shlex.join(args.argv)}"
-    results = Results(stamp(command), None, [])
+    results = Results(stamp(command, name_of(args.device)), None, [])
     _measure(case, plan, results)
     _publish(case, plan, results, json_path, plot_path)
     return int(any(row.contender == OURS and row.status == "failed" for row in results.rows))
@@ -202,7 +212,9 @@ def _outputs(args: argparse.Namespace) -> tuple[Path, Path | None]:
 
 
 def _fma_peaks(plan: Plan) -> list[float]:
-    """A few measurements in GFLOP/s of the dtype of the arithmetic; none without the extension."""
+    """A few measurements in GFLOP/s of the dtype of the arithmetic; of the CPU alone."""
+    if plan.device != "cpu":
+        return []
     try:
         return [sslkern.fma_peak(working_dtype(plan.dtype), plan.threads) for _ in range(3)]
     except (AttributeError, ImportError):
@@ -237,6 +249,7 @@ def _publish(
 
     dtype = str(plan.dtype).removeprefix("torch.")
     threads = "1 thread" if plan.threads == 1 else f"{plan.threads} threads"
+    threads = threads if plan.device == "cpu" else plan.device
     title = f"{case.title}, {case.passes}, {dtype}, {threads}"
     print_results(results, title)
     try:

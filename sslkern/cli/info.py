@@ -111,8 +111,11 @@ def _missing(extension: Section, packages: Section) -> Section:
         return missing
     if not extension["openmp"]:
         missing["openmp"] = "kernels run on one thread: rebuild with a compiler that has OpenMP"
-    if _has_cuda() and not extension["cuda"]:
-        missing["cuda"] = "a CUDA device is there, but only CPU kernels were built"
+    if _has_cuda() and extension["cuda_kernels"] != "loaded":
+        missing["cuda"] = (
+            f"a CUDA device is there, but its kernels do not load ({extension['cuda_kernels']}):"
+            " rebuild with nvcc on the path"
+        )
     return missing
 
 

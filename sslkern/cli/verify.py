@@ -13,6 +13,7 @@ from torch import Tensor
 import sslkern
 from sslkern import reference
 from sslkern.accuracy import Agreement, compare
+from sslkern.bench.device import default_device
 from sslkern.cli import arguments
 from sslkern.cli.errors import UserError
 from sslkern.verification.forms import FORMS, Form
@@ -80,7 +81,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
+    parser.add_argument(
+        "--device",
+        default=default_device(),
+        help="default: cuda where there is a device, else cpu; here %(default)s",
+    )
     parser.add_argument(
         "--dtype",
         type=arguments.dtype,
@@ -105,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     for form in FORMS:
         if args.op not in (None, form.op):
             continue
-        table = [(s, list(_checks(s, device))) for s in _settings(form, dtypes)]
+        table = [(s, list(checks(s, device))) for s in settings(form, dtypes)]
         _print_table(form, table, device)
         lines += table
     misses = [(s, c) for s, checks in lines for c in checks if not c.agreement.passed]
@@ -133,14 +138,15 @@ def _fused(form: Form) -> LossFn:
     return fused
 
 
-def _settings(form: Form, dtypes: list[torch.dtype]) -> Iterator[Setting]:
+def settings(form: Form, dtypes: list[torch.dtype]) -> Iterator[Setting]:
+    """Every line of a form's table."""
     normalize = (True, False) if form.normalizes else (None,)
     temperatures = TEMPERATURES if form.parameter is not None else (None,)
     for values in itertools.product(dtypes, normalize, temperatures):
         yield Setting(form, *values)
 
 
-def _checks(setting: Setting, device: torch.device) -> Iterator[Check]:
+def checks(setting: Setting, device: torch.device) -> Iterator[Check]:
     """Compare all quantities at all sizes."""
     form = setting.form
     fused, definition = _fused(form), getattr(reference, form.function)

@@ -61,6 +61,11 @@ SSLKERN_CONTROL const char* emulation_load(const char* path) try {
   return error.c_str();
 }
 
+// Of all threads of a launch together, in files read before; more is reported as endless.
+SSLKERN_CONTROL void emulation_most_steps(unsigned long long steps) {
+  for (auto& module : modules) module->most_steps = steps;
+}
+
 // Counts what is launched from here on (platform/ptx/counting.h), or no longer.
 SSLKERN_CONTROL void emulation_count(int on) {
   counting = on != 0;
