@@ -17,8 +17,9 @@ import random
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -28,6 +29,7 @@ import torch
 from test_sentryward import text_of
 
 from sslkern.cli import verify
+from sslkern.cli.arguments import DTYPES
 from sslkern.verification.forms import FORMS
 
 ARCHITECTURE = 80
@@ -76,24 +78,19 @@ def _mutations(text: str) -> Iterator[tuple[str, str]]:
         yield "bound", text.replace(f"setp.{found[1]}.", f"setp.{other}.", 1)
 
 
-def settings_of(op: str) -> list[verify.Setting]:
-    """Every dtype, and few of the rest: what decides which kernel is launched."""
-    chosen = []
-    for form in FORMS:
-        if form.op != op:
-            continue
-        every = list(verify.settings(form, [torch.float64, torch.float32, torch.bfloat16]))
-        every += verify.settings(form, [torch.float16])
-        chosen += [s for s in every if s.temperature in (None, 0.1, 0.005)]
-    return chosen
+def settings_of(op: str, dtypes: Sequence[str]) -> list[verify.Setting]:
+    """Few of each: what decides which kernel is launched is mostly the dtype."""
+    asked = [getattr(torch, name) for name in dtypes]
+    every = [s for form in FORMS if form.op == op for s in verify.settings(form, asked)]
+    return [s for s in every if s.temperature in (None, 0.1, 0.005)]
 
 
 class Trial:
     """An operator's comparisons, one setting and size at a time, on a library of PTX."""
 
-    def __init__(self, op: str) -> None:
+    def __init__(self, op: str, dtypes: Sequence[str]) -> None:
         self.library = emulation.library(f"ptx-{ARCHITECTURE}")
-        self.cases = [(s, size) for s in settings_of(op) for size in SIZES]
+        self.cases = [(s, size) for s in settings_of(op, dtypes) for size in SIZES]
         self.cases_of: dict[str, list[tuple[verify.Setting, tuple[int, int]]]] = {}
         for case in self.cases:
             self.library.record(True)
@@ -137,9 +134,21 @@ class Trial:
         return cases[1::4] + cases[2::4] + cases[3::4] + cases[0::4]
 
 
-def run(op: str, kernel: str, kinds: list[str], sample: int | None, seed: int) -> list[Mutant]:
+@cache
+def trial_of(op: str, dtypes: tuple[str, ...]) -> Trial:
+    return Trial(op, dtypes)
+
+
+def run(
+    op: str,
+    kernel: str,
+    kinds: Sequence[str],
+    sample: int | None,
+    seed: int,
+    dtypes: Sequence[str] = tuple(DTYPES),
+) -> list[Mutant]:
     """Prints a table; the mutants that should have died and did not."""
-    trial = Trial(op)
+    trial = trial_of(op, tuple(dtypes))
     names = dict(zip(trial.cases_of, cuda_static.demangled(trial.cases_of), strict=True))
     chosen = [k for k, name in names.items() if kernel in name]
     every = [m for k in chosen for m in mutants(k) if m.kind in kinds]
@@ -165,12 +174,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", default="ntxent")
     parser.add_argument("--kernel", default="", help="part of the kernel's name")
+    parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--sample", type=int)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    kinds = given.kinds.split(",")
-    return int(bool(run(given.op, given.kernel, kinds, given.sample, given.seed)))
+    kinds, dtypes = given.kinds.split(","), given.dtypes.split(",")
+    return int(bool(run(given.op, given.kernel, kinds, given.sample, given.seed, dtypes)))
 
 
 if __name__ == "__main__":
