@@ -164,6 +164,7 @@ def test_matches_reference(route: str, n: int, d: int, dtype: torch.dtype) -> No
     assert_like_reference(make_views(n, d, dtype), route)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("n", "d", "route"), [(300, 2100, "auto"), (2100, 300, "auto"), (700, 800, "auto")]
@@ -502,6 +503,7 @@ def test_gradients_move_neither_means_nor_much_of_the_variances(route: str) -> N
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("n", "d", "route"), [(150, 900, "auto"), (900, 150, "auto"), (900, 150, "gram")]

@@ -50,12 +50,13 @@ struct CovarianceFwd {
 
 struct CovarianceBwd {
   CovarianceInput of;
-  double grad_invariance, grad_variance, grad_covariance;
-  const double* columns;  // from the forward pass
-  const void* products;   // from the forward pass with keep; null exactly without covariance
-  void* grad_z[2];        // (N, D) of dtype, contiguous; null if not wanted
-  void* workspace;        // covariance_bwd_workspace() bytes, aligned to a cache line
-  int threads;            // > 0
+  double invariance, variance, covariance;  // weights of the terms
+  const double* grad_loss;                  // scalar
+  const double* columns;                    // from the forward pass
+  const void* products;  // from the forward pass with keep; null exactly without covariance
+  void* grad_z[2];       // (N, D) of dtype, contiguous; null if not wanted
+  void* workspace;       // covariance_bwd_workspace() bytes, aligned to a cache line
+  int threads;           // > 0
 };
 
 namespace cpu {

@@ -191,7 +191,7 @@ struct Backward {
 double variance_slope(const CovarianceBwd& p, int v, std::int64_t j) {
   const double deviation = __builtin_sqrt(row_of(p, v, Row::kVariance)[j] + p.of.eps);
   const double slope = -1 / (double(p.of.in.D) * double(p.of.in.N - 1) * deviation);
-  return deviation >= 1 ? 0.0 : p.grad_variance * slope;
+  return deviation >= 1 ? 0.0 : *p.grad_loss * p.variance * slope;
 }
 
 // The factors of column c of a strip; `means` are those of grad_x, with products of rows without
@@ -203,7 +203,7 @@ void set_factors(const CovarianceBwd& p, int v, std::int64_t j, int c, const Str
   const double scale = row_of(p, v, Row::kScale)[j];
   double of_x = scale == 0 ? 0.0 : variance_slope(p, v, j) / scale;
   if (means != nullptr) {
-    const double squared = squared_norm(p, v, j), up = p.grad_covariance * scale;
+    const double squared = squared_norm(p, v, j), up = *p.grad_loss * p.covariance * scale;
     const double own = in.gram ? 4 * covariance_unit(p.of) * squared : 0.0;
     const double along = double(in.N) * means->product[c] - own * squared;
     of_x -= up * (own + (p.of.normalize ? along : 0.0));
@@ -211,7 +211,7 @@ void set_factors(const CovarianceBwd& p, int v, std::int64_t j, int c, const Str
     factors.mean[c] = T(means->value[c]);
   }
   factors.of_x[c] = T(of_x);
-  const double both = 2 * p.grad_invariance / (double(in.N) * double(in.D));
+  const double both = 2 * *p.grad_loss * p.invariance / (double(in.N) * double(in.D));
   factors.of_y[c] = p.of.views() == 1 ? T(0) : T(v == 0 ? both : -both);
 }
 

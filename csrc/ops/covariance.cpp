@@ -148,10 +148,11 @@ Gradients backward(const Tensor& grad_loss, const Arguments& a, const Tensor& te
   p.of = prepared.of;
   p.of.in.wide = t.const_data_ptr<double>()[3] != 0;
   if (p.of.in.wide) kept = run_forward(a, prepared, true, true, t.clone(), statistics.clone());
-  const double upstream = upstream_of(kOp, grad_loss);
-  p.grad_invariance = upstream * a.weights.invariance;
-  p.grad_variance = upstream * a.weights.variance;
-  p.grad_covariance = upstream * a.weights.covariance;
+  const Tensor upstream = upstream_of(kOp, grad_loss, a.z_a);
+  p.invariance = a.weights.invariance;
+  p.variance = a.weights.variance;
+  p.covariance = a.weights.covariance;
+  p.grad_loss = upstream.const_data_ptr<double>();
   p.columns = statistics.const_data_ptr<double>();
   p.products = p.of.covariance ? kept.const_data_ptr() : nullptr;
   const auto dtype = a.z_a.scalar_type();
