@@ -4,6 +4,7 @@
 //
 //   extern "C" const sslkern::cuda::Entries* sslkern_cuda_entries();
 #pragma once
+#include "contract/covariance.h"
 #include "contract/cross_correlation.h"
 #include "contract/cuda.h"
 #include "contract/gram.h"
@@ -27,7 +28,10 @@
   X(column_dots, ColumnDots)                                  \
   X(cross_correlation_statistics, CrossCorrelationStatistics) \
   X(cross_correlation_terms, CrossCorrelationTerms)           \
-  X(cross_correlation_gradient, CrossCorrelationGradient)
+  X(cross_correlation_gradient, CrossCorrelationGradient)     \
+  X(covariance_statistics, CovarianceStatistics)              \
+  X(covariance_terms, CovarianceTerms)                        \
+  X(covariance_gradient, CovarianceGradient)
 
 namespace sslkern::cuda {
 

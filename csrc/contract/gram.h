@@ -99,22 +99,23 @@ struct WideSums {
   double* partial;  // (tiles (tiles + 1) / 2)
 };
 
-// B = y y^T in float64.
+// x y^T in float64.
 struct WideGram {
-  ColumnView y;
+  ColumnView x, y;
   const double* wide;
-  double* gram;  // (N, N)
+  double* gram;  // (x.N, y.N)
 };
 
-// product = B x - y diag(own_j own_scale_j^2 own_factor), the difference in float64.
+// product = gram^T x - y diag(own_j own_scale_j^2 own_factor), the difference in float64. Only some
+// rows at a time: those of y.
 struct WideRows {
   ColumnView x, y;
   const double* wide;
-  const double* gram;       // (N, N) of WideGram
+  const double* gram;       // (x.N, y.N) of WideGram
   const double* own;        // (D)
   const double* own_scale;  // (D) or null: 1
   double own_factor;
-  float* product;  // (N, D)
+  float* product;  // (y.N, D)
 };
 
 // Per part and column: sums of v and of v x.

@@ -55,11 +55,12 @@ struct Standardized {
   SSLKERN_DEVICE double operator()(double z) const { return (z - mean) * scale; }
 };
 
-// Calls f(v, index of the row) for what a thread has of a matrix v of working numbers.
+// Calls f(first row) for the rows of a thread, kRowsAtOnce at a time.
 template <class F>
 SSLKERN_DEVICE void for_row_groups(const Column& at, const F& f) {
   for (std::int64_t row = at.row; row < at.end; row += kRowsAtOnce * kColumnWarps) f(row);
 }
+// Calls f(row, its number among those at once).
 template <class F>
 SSLKERN_DEVICE void for_rows_of_group(std::int64_t row, std::int64_t end, const F& f) {
 #pragma unroll

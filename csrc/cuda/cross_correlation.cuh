@@ -23,8 +23,6 @@ __global__ void __launch_bounds__(256)
   p.columns[Row::kCorrelation * p.D + j] = all.pair * scale[0] * scale[1] / n;
 }
 
-constexpr int kTermThreads = 1024;
-
 // One block.
 template <class T>
 __global__ void __launch_bounds__(kTermThreads)

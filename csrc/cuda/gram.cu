@@ -80,14 +80,15 @@ void wide_sums(const WideSums& p, const Launch& how) {
 void wide_gram(const WideGram& p, const Launch& how) {
   with_narrow_element(p.y.dtype, [&](auto of) {
     using E = typename decltype(of)::Element;
-    SSLKERN_LAUNCH(wide_gram_kernel<E>, upper_tiles(p.y.N), dim3(kWideThreads), 0, how.stream, p);
+    const dim3 grid(unsigned(wide_tiles(p.x.N) * wide_tiles(p.y.N)));
+    SSLKERN_LAUNCH(wide_gram_kernel<E>, grid, dim3(kWideThreads), 0, how.stream, p);
   });
 }
 
 void wide_rows(const WideRows& p, const Launch& how) {
   with_narrow_element(p.x.dtype, [&](auto of) {
     using E = typename decltype(of)::Element;
-    const dim3 grid(unsigned(wide_tiles(p.x.N) * wide_tiles(p.x.D)));
+    const dim3 grid(unsigned(wide_tiles(p.y.N) * wide_tiles(p.y.D)));
     SSLKERN_LAUNCH(wide_rows_kernel<E>, grid, dim3(kWideThreads), 0, how.stream, p);
   });
 }

@@ -170,8 +170,11 @@ SSLKERN_DEVICE double2 merged_dots(const double* partial, std::int64_t N, std::i
   return sum;
 }
 
-// Sum of x in one block of kOneBlock threads: every thread adds what is so far apart, then they are
-// added as a tree. In the first warp; `scratch` as for block_reduce.
+// Of the one block that adds up what is left.
+constexpr int kTermThreads = 1024;
+
+// Sum of term(i): every thread adds what is kThreads apart, then they are added as a tree. In the
+// first warp; `scratch` as for block_reduce.
 template <int kThreads, class Term>
 SSLKERN_DEVICE double sum_of_block(std::int64_t count, double* scratch, const Term& term) {
   double sum = 0;

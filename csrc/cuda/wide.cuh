@@ -70,15 +70,15 @@ SSLKERN_DEVICE void load_turned(WideOperand& to, const ColumnView& view, std::in
   }
 }
 
-// A tile of x x^T.
+// A tile of x y^T.
 template <class E>
 SSLKERN_DEVICE void wide_gram_tile(WideResults& c, const ColumnView& x, std::int64_t first_row,
-                                   std::int64_t first_column, WideOperand& left,
-                                   WideOperand& right) {
+                                   const ColumnView& y, std::int64_t first_column,
+                                   WideOperand& left, WideOperand& right) {
   clear_results(c);
   for (std::int64_t dim = 0; dim < x.D; dim += kWideDepth) {
     load_turned<E>(left, x, first_row, dim);
-    load_turned<E>(right, x, first_column, dim);
+    load_turned<E>(right, y, first_column, dim);
     __syncthreads();
     multiply_wide(c, left, right);
     __syncthreads();
@@ -101,9 +101,11 @@ __global__ void __launch_bounds__(kWideThreads) wide_sums_kernel(WideSums p) {
   if (*p.wide == 0) return;
   std::int64_t row, column;
   upper_tile(blockIdx.x, row, column);
+  row *= kWideTile;
+  column *= kWideTile;
   WideResults a, b;
-  wide_gram_tile<E>(a, p.x, row * kWideTile, column * kWideTile, left, right);
-  if (kPair) wide_gram_tile<E>(b, p.y, row * kWideTile, column * kWideTile, left, right);
+  wide_gram_tile<E>(a, p.x, row, p.x, column, left, right);
+  if (kPair) wide_gram_tile<E>(b, p.y, row, p.y, column, left, right);
   double sum = 0;
 #pragma unroll
   for (int r = 0; r < kWideEach; ++r) {
@@ -114,38 +116,35 @@ __global__ void __launch_bounds__(kWideThreads) wide_sums_kernel(WideSums p) {
   if (threadIdx.x == 0) p.partial[blockIdx.x] = row == column ? sum : 2 * sum;
 }
 
-// Grid (tiles (tiles + 1) / 2): what lies below the diagonal is written with what mirrors it.
+// Grid (tiles of rows of x by those of y). All tiles: the products are not square.
 template <class E>
 __global__ void __launch_bounds__(kWideThreads) wide_gram_kernel(WideGram p) {
   SSLKERN_SHARED(WideOperand, left, );
   SSLKERN_SHARED(WideOperand, right, );
   if (*p.wide == 0) return;
-  std::int64_t row, column;
-  upper_tile(blockIdx.x, row, column);
+  const std::int64_t across = wide_tiles(p.y.N);
+  const std::int64_t row = blockIdx.x / across * kWideTile;
+  const std::int64_t column = blockIdx.x % across * kWideTile;
   WideResults c;
-  wide_gram_tile<E>(c, p.y, row * kWideTile, column * kWideTile, left, right);
+  wide_gram_tile<E>(c, p.x, row, p.y, column, left, right);
   const WidePlace at = WidePlace::here();
-  const std::int64_t N = p.y.N;
 #pragma unroll
   for (int r = 0; r < kWideEach; ++r) {
 #pragma unroll
     for (int s = 0; s < kWideEach; ++s) {
-      const std::int64_t m = row * kWideTile + at.row_of(r),
-                         n = column * kWideTile + at.column_of(s);
-      if (m >= N || n >= N) continue;
-      p.gram[m * N + n] = c[r][s];
-      if (row != column) p.gram[n * N + m] = c[r][s];
+      const std::int64_t m = row + at.row_of(r), n = column + at.column_of(s);
+      if (m < p.x.N && n < p.y.N) p.gram[m * p.y.N + n] = c[r][s];
     }
   }
 }
 
-// Grid (tiles of rows x tiles of columns). B is symmetric: its columns are read as rows.
+// Grid (tiles of rows of y by tiles of columns). Columns of the products are read along their rows.
 template <class E>
 __global__ void __launch_bounds__(kWideThreads) wide_rows_kernel(WideRows p) {
   SSLKERN_SHARED(WideOperand, left, );
   SSLKERN_SHARED(WideOperand, right, );
   if (*p.wide == 0) return;
-  const std::int64_t N = p.x.N, D = p.x.D, across = wide_tiles(D);
+  const std::int64_t inner = p.x.N, N = p.y.N, D = p.x.D, across = wide_tiles(D);
   const std::int64_t first_row = blockIdx.x / across * kWideTile;
   const std::int64_t first_column = blockIdx.x % across * kWideTile;
   const int lane = int(threadIdx.x) % kWideSide;
@@ -154,9 +153,9 @@ __global__ void __launch_bounds__(kWideThreads) wide_rows_kernel(WideRows p) {
   const E* x = column_of<E>(p.x.z, column);
   WideResults c;
   clear_results(c);
-  for (std::int64_t m = 0; m < N; m += kWideDepth) {
+  for (std::int64_t m = 0; m < inner; m += kWideDepth) {
     for (int k = int(threadIdx.x) / kWideSide; k < kWideDepth; k += kWideThreads / kWideSide) {
-      const bool exists = m + k < N;
+      const bool exists = m + k < inner;
       left[k][lane] = exists && row < N ? p.gram[(m + k) * N + row] : 0;
       right[k][lane] = exists ? of_x(double(to_working(x[(m + k) * p.x.stride]))) : 0;
     }

@@ -237,8 +237,9 @@ void gradient_on_cuda(CudaCall& call, const Arguments& a, const GramInput& in, i
   const Tensor product = product_of_view(call, a, in, products, v, columns);
   void* data = call.update(product);
   if (may_be_wide(in)) {
-    const WideRows w{p.x, p.y, p.wide, nullptr, p.correlation, nullptr, double(in.N), nullptr};
-    redo_in_float64(call, w, static_cast<float*>(data), a.z_a);
+    const WideRows w{p.x,           p.y,     p.wide,       nullptr,
+                     p.correlation, nullptr, double(in.N), static_cast<float*>(data)};
+    redo_in_float64(call, w, a.z_a);
   }
   const Scratch dots = dots_of(call, p.x, data, a.z_a);
   const Scratch factors(call, {CrossCorrelationGradient::kFactors, in.D}, a.z_a);
@@ -323,11 +324,12 @@ TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("cross_correlation_fwd", &cross_correlation_fwd_unsupported);
 }
 
-void register_autocast(torch::Library& m) {
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
   m.impl("cross_correlation_fwd", &cross_correlation_fwd_autocast);
 }
-TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { register_autocast(m); }
-TORCH_LIBRARY_IMPL(sslkern, AutocastCUDA, m) { register_autocast(m); }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCUDA, m) {
+  m.impl("cross_correlation_fwd", &cross_correlation_fwd_autocast);
+}
 
 }  // namespace
 }  // namespace sslkern::ops

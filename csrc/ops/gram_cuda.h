@@ -2,7 +2,10 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+
 #include "contract/gram.h"
+#include "contract/packed.h"
 #include "ops/backend.h"
 #include "ops/cuda.h"
 
@@ -84,15 +87,30 @@ inline int64_t wide_parts(const GramInput& in) {
   return tiles * (tiles + 1) / 2;
 }
 
-// Where p.wide says so, (N, D) products that the library has made are made again in float64. All of
-// p is given but `gram` and `product`.
-inline void redo_in_float64(CudaCall& call, WideRows p, float* product, const at::Tensor& like) {
-  const Scratch gram(call, {p.y.N, p.y.N}, like);
-  const WideGram g{p.y, p.wide, gram.data};
-  call->wide_gram(g, call.launch());
-  p.gram = gram.data;
-  p.product = product;
-  call->wide_rows(p, call.launch());
+// Rows `first` on of a view.
+inline ColumnView rows_of(ColumnView view, int64_t first, int64_t rows) {
+  const int64_t bytes = first * view.stride * dtype_bytes(view.dtype);
+  view.z = static_cast<const char*>(view.z) + bytes;
+  view.N = rows;
+  return view;
+}
+
+// Where p.wide says so, (N, D) products that the library has made are made again in float64, as
+// many rows at a time as have 16 MiB of products of rows. Of p all is given but `gram`.
+inline void redo_in_float64(CudaCall& call, const WideRows& p, const at::Tensor& like) {
+  constexpr int64_t kBytes = int64_t(16) << 20;
+  const int64_t N = p.y.N, D = p.y.D;
+  const int64_t most = std::min(N, std::max(kBytes / (N * int64_t(sizeof(double))), kWideTile));
+  const Scratch gram(call, {N, most}, like);
+  for (int64_t first = 0; first < N; first += most) {
+    WideRows part = p;
+    part.y = rows_of(p.y, first, std::min(most, N - first));
+    part.gram = gram.data;
+    part.product = p.product + first * D;
+    const WideGram g{p.y, part.y, p.wide, gram.data};
+    call->wide_gram(g, call.launch());
+    call->wide_rows(part, call.launch());
+  }
 }
 
 }  // namespace sslkern::ops
