@@ -228,6 +228,7 @@ def test_invariance_matches_reference(dtype: torch.dtype) -> None:
     assert_like_reference("invariance_loss", make_views(40, 33, dtype))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("n", "d"), [(300, 2100), (2100, 300)])
 def test_matches_reference_in_several_slabs(n: int, d: int, dtype: torch.dtype) -> None:
@@ -640,6 +641,7 @@ def test_covariance_grows_with_the_fourth_power_and_normalised_not_at_all() -> N
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("n", "d", "route"), [(150, 900, "auto"), (900, 150, "auto"), (900, 150, "gram")]

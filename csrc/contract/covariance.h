@@ -34,6 +34,11 @@ struct CovarianceInput {
   bool covariance;  // else invariance and variance alone: no products
 
   int views() const { return in.z[1] == nullptr ? 1 : 2; }
+  // u
+  constexpr double unit() const {
+    const double n = double(in.N - 1), d = double(in.D);
+    return normalize ? 1 / (d * d) : 1 / (d * n * n);
+  }
 };
 
 struct CovarianceFwd {
@@ -50,12 +55,59 @@ struct CovarianceFwd {
 
 struct CovarianceBwd {
   CovarianceInput of;
-  double grad_invariance, grad_variance, grad_covariance;
-  const double* columns;  // from the forward pass
-  const void* products;   // from the forward pass with keep; null exactly without covariance
-  void* grad_z[2];        // (N, D) of dtype, contiguous; null if not wanted
-  void* workspace;        // covariance_bwd_workspace() bytes, aligned to a cache line
-  int threads;            // > 0
+  double invariance, variance, covariance;  // weights of the terms
+  const double* grad_loss;                  // scalar
+  const double* columns;                    // from the forward pass
+  const void* products;  // from the forward pass with keep; null exactly without covariance
+  void* grad_z[2];       // (N, D) of dtype, contiguous; null if not wanted
+  void* workspace;       // covariance_bwd_workspace() bytes, aligned to a cache line
+  int threads;           // > 0
+};
+
+// ---- CUDA
+
+// Merges the moments of columns.
+struct CovarianceStatistics {
+  int views;
+  std::int64_t N, D;
+  bool normalize;
+  const double* moments;  // of ColumnMoments, with differences
+  double* columns;        // (views x CovarianceColumns::kRows, D)
+  double* distance;       // (D) squared differences of two views; null for one
+};
+
+// The terms from partial sums of G_mn^2, or of (x_i . x_j)^2 beside the diagonal.
+struct CovarianceTerms {
+  CovarianceInput of;  // but its views
+  int views;
+  bool again;                               // from wide sums: nothing is done where terms[3] is 0
+  double invariance, variance, covariance;  // weights of the terms
+  const double* columns;
+  const double* distance;  // (D), null for one view
+  const double* partial;   // (views, parts), null without covariance
+  std::int64_t parts;
+  double* terms;  // (4) as in CovarianceFwd
+  void* loss;     // scalar, working
+};
+
+// grad_z of the view x, whose covariance has the gradient 4 u (v - x diag(own)) in grad_x:
+//
+//   gram     v = G x, wide: G x - x diag(|x_j|^2)    own_j = [not wide] |x_j|^2
+//   direct   v = x S                                 own_j = 0
+struct CovarianceGradient {
+  static constexpr int kOfV = 0, kMeanV = 1, kOfX = 2, kFactors = 3;
+  ColumnView x;
+  const void* other;                        // (N, D) of dtype, the other view; null for one
+  std::int64_t other_stride;                // elements
+  CovarianceInput of;                       // but its views
+  double invariance, variance, covariance;  // weights of the terms
+  const double* grad_loss;                  // scalar
+  const double* wide;                       // scalar
+  const double* column_variance;            // (D)
+  const void* v;                            // (N, D) working; null without covariance
+  const double* dots;                       // of ColumnDots; null without covariance
+  double* factors;                          // (kFactors, D)
+  void* grad_z;                             // (N, D) of dtype, contiguous
 };
 
 namespace cpu {
@@ -64,5 +116,11 @@ std::int64_t covariance_bwd_workspace(const CovarianceBwd&);
 void covariance_fwd(const CovarianceFwd&);
 void covariance_bwd(const CovarianceBwd&);
 }  // namespace cpu
+
+namespace cuda {
+void covariance_statistics(const CovarianceStatistics&, const Launch&);
+void covariance_terms(const CovarianceTerms&, const Launch&);
+void covariance_gradient(const CovarianceGradient&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

@@ -40,12 +40,54 @@ struct CrossCorrelationFwd {
 struct CrossCorrelationBwd {
   GramInput in;
   double lambda;
-  double grad_loss;
-  const double* columns;  // from the forward pass
-  const void* products;   // from the forward pass with keep
-  void* grad_z[2];        // (N, D) of dtype, contiguous; null if not wanted
-  void* workspace;        // cross_correlation_bwd_workspace() bytes, aligned to a cache line
-  int threads;            // > 0
+  const double* grad_loss;  // scalar
+  const double* columns;    // from the forward pass
+  const void* products;     // from the forward pass with keep
+  void* grad_z[2];          // (N, D) of dtype, contiguous; null if not wanted
+  void* workspace;          // cross_correlation_bwd_workspace() bytes, aligned to a cache line
+  int threads;              // > 0
+};
+
+// ---- CUDA
+
+// Merges the moments of columns.
+struct CrossCorrelationStatistics {
+  std::int64_t N, D;
+  double eps;
+  const double* moments;  // of ColumnMoments, without differences
+  double* columns;        // (CrossCorrelationColumns::kRows, D)
+};
+
+// The terms from partial sums: of A_mn B_mn, or of C_ij^2 N^2 beside the diagonal.
+struct CrossCorrelationTerms {
+  std::int64_t N, D;
+  bool gram;
+  bool again;  // from wide sums: nothing is done where terms[2] is 0
+  double lambda;
+  Dtype dtype;
+  const double* columns;
+  const double* partial;  // (parts)
+  std::int64_t parts;
+  double* terms;  // (3) as in CrossCorrelationFwd
+  void* loss;     // scalar, working
+};
+
+// grad_z of the view x, whose gradient after standardisation is 2 lambda / N^2 v + y diag(h):
+//
+//   gram     v = B x, wide: B x - N y diag(d)    h_i = (2 (d_i - 1) - [not wide] 2 lambda d_i) / N
+//   direct   v = y C^T N without its diagonal    h_i = 2 (d_i - 1) / N
+struct CrossCorrelationGradient {
+  static constexpr int kOfV = 0, kMeanV = 1, kOfX = 2, kOfY = 3, kFactors = 4;
+  ColumnView x, y;
+  bool gram;
+  double lambda;
+  const double* grad_loss;    // scalar
+  const double* wide;         // scalar
+  const double* correlation;  // (D) d
+  const void* v;              // (N, D) working
+  const double* dots;         // of ColumnDots
+  double* factors;            // (kFactors, D)
+  void* grad_z;               // (N, D) of dtype, contiguous
 };
 
 namespace cpu {
@@ -54,5 +96,11 @@ std::int64_t cross_correlation_bwd_workspace(const CrossCorrelationBwd&);
 void cross_correlation_fwd(const CrossCorrelationFwd&);
 void cross_correlation_bwd(const CrossCorrelationBwd&);
 }  // namespace cpu
+
+namespace cuda {
+void cross_correlation_statistics(const CrossCorrelationStatistics&, const Launch&);
+void cross_correlation_terms(const CrossCorrelationTerms&, const Launch&);
+void cross_correlation_gradient(const CrossCorrelationGradient&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

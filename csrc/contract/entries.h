@@ -4,18 +4,34 @@
 //
 //   extern "C" const sslkern::cuda::Entries* sslkern_cuda_entries();
 #pragma once
+#include "contract/covariance.h"
+#include "contract/cross_correlation.h"
 #include "contract/cuda.h"
+#include "contract/gram.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
 
-#define SSLKERN_CUDA_ENTRIES(X)          \
-  X(pack_rows, PackRows)                 \
-  X(largest_magnitude, LargestMagnitude) \
-  X(finish_rows, FinishRows)             \
-  X(sum_in_order, SumInOrder)            \
-  X(ntxent_fwd, NtxentSums)              \
-  X(ntxent_weights, NtxentWeights)       \
-  X(ntxent_tiles, NtxentTiles)
+#define SSLKERN_CUDA_ENTRIES(X)                               \
+  X(pack_rows, PackRows)                                      \
+  X(largest_magnitude, LargestMagnitude)                      \
+  X(finish_rows, FinishRows)                                  \
+  X(sum_in_order, SumInOrder)                                 \
+  X(ntxent_fwd, NtxentSums)                                   \
+  X(ntxent_weights, NtxentWeights)                            \
+  X(ntxent_tiles, NtxentTiles)                                \
+  X(column_moments, ColumnMoments)                            \
+  X(pack_columns, PackColumns)                                \
+  X(product_sums, ProductSums)                                \
+  X(wide_sums, WideSums)                                      \
+  X(wide_gram, WideGram)                                      \
+  X(wide_rows, WideRows)                                      \
+  X(column_dots, ColumnDots)                                  \
+  X(cross_correlation_statistics, CrossCorrelationStatistics) \
+  X(cross_correlation_terms, CrossCorrelationTerms)           \
+  X(cross_correlation_gradient, CrossCorrelationGradient)     \
+  X(covariance_statistics, CovarianceStatistics)              \
+  X(covariance_terms, CovarianceTerms)                        \
+  X(covariance_gradient, CovarianceGradient)
 
 namespace sslkern::cuda {
 

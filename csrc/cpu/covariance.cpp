@@ -31,12 +31,6 @@ double squared_norm(const P& p, int v, std::int64_t j) {
   return row_of(p, v, Row::kVariance)[j] * double(p.of.in.N - 1) * scale * scale;
 }
 
-// u of the contract.
-double covariance_unit(const CovarianceInput& of) {
-  const double n = double(of.in.N - 1), d = double(of.in.D);
-  return of.normalize ? 1 / (d * d) : 1 / (d * n * n);
-}
-
 template <class E>
 void column_statistics(const CovarianceFwd& p, Range columns, double* distance) {
   const GramInput& in = p.of.in;
@@ -87,7 +81,7 @@ void finish_strip(const CovarianceFwd& p, const Forward<T>& f, int v, std::int64
   const Strips<T>& s = f.products[v].result;
   if (!in.gram) set_diagonal<T>(s, in.D, strip, [](std::int64_t) { return 0.0; });
   f.sums[v * Forward<T>::strips(in) + strip] = strip_sum<T>(s, s, in.side(), strip, true);
-  if (p.keep) scale_strip<T>(s, in.side(), strip, 4 * covariance_unit(p.of), true);
+  if (p.keep) scale_strip<T>(s, in.side(), strip, 4 * p.of.unit(), true);
 }
 
 // The sum over the views; says whether that of any view is a small difference of float32 products,
@@ -108,7 +102,7 @@ double covariance_term(const CovarianceFwd& p, const Forward<T>& f, bool& digits
     digits_lost |= in.gram && sizeof(T) == 4 && kDigitsLost * off < diagonal;
     sum += off;
   }
-  return covariance_unit(p.of) * sum;
+  return p.of.unit() * sum;
 }
 
 template <class T>
@@ -191,7 +185,7 @@ struct Backward {
 double variance_slope(const CovarianceBwd& p, int v, std::int64_t j) {
   const double deviation = __builtin_sqrt(row_of(p, v, Row::kVariance)[j] + p.of.eps);
   const double slope = -1 / (double(p.of.in.D) * double(p.of.in.N - 1) * deviation);
-  return deviation >= 1 ? 0.0 : p.grad_variance * slope;
+  return deviation >= 1 ? 0.0 : *p.grad_loss * p.variance * slope;
 }
 
 // The factors of column c of a strip; `means` are those of grad_x, with products of rows without
@@ -203,15 +197,15 @@ void set_factors(const CovarianceBwd& p, int v, std::int64_t j, int c, const Str
   const double scale = row_of(p, v, Row::kScale)[j];
   double of_x = scale == 0 ? 0.0 : variance_slope(p, v, j) / scale;
   if (means != nullptr) {
-    const double squared = squared_norm(p, v, j), up = p.grad_covariance * scale;
-    const double own = in.gram ? 4 * covariance_unit(p.of) * squared : 0.0;
+    const double squared = squared_norm(p, v, j), up = *p.grad_loss * p.covariance * scale;
+    const double own = in.gram ? 4 * p.of.unit() * squared : 0.0;
     const double along = double(in.N) * means->product[c] - own * squared;
     of_x -= up * (own + (p.of.normalize ? along : 0.0));
     factors.of_v[c] = T(up);
     factors.mean[c] = T(means->value[c]);
   }
   factors.of_x[c] = T(of_x);
-  const double both = 2 * p.grad_invariance / (double(in.N) * double(in.D));
+  const double both = 2 * *p.grad_loss * p.invariance / (double(in.N) * double(in.D));
   factors.of_y[c] = p.of.views() == 1 ? T(0) : T(v == 0 ? both : -both);
 }
 

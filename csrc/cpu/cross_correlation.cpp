@@ -168,7 +168,7 @@ void write_gradient(const CrossCorrelationBwd& p, int view, Range strips, const 
     StripGradient<T> factors;
     for (int c = 0; c < smaller(NR, in.D - s * NR); ++c) {
       const double d = p.columns[Row::kCorrelation * in.D + s * NR + c];
-      const double scale = p.grad_loss * p.columns[(Row::kScale + view) * in.D + s * NR + c];
+      const double scale = *p.grad_loss * p.columns[(Row::kScale + view) * in.D + s * NR + c];
       const double h = in.gram ? (2 * (d - 1) - 2 * p.lambda * d) / double(in.N) : 0.0;
       factors.of_v[c] = T(scale);
       factors.mean[c] = T(means.value[c]);

@@ -124,10 +124,14 @@ const void* CudaCall::read(const at::Tensor& t) {
   return data;
 }
 
-void* CudaCall::write(const at::Tensor& t) {
+void* CudaCall::write(const at::Tensor& t) { return know_in_place(t, false); }
+
+void* CudaCall::update(const at::Tensor& t) { return know_in_place(t, true); }
+
+void* CudaCall::know_in_place(const at::Tensor& t, bool initialised) {
   const bool emulated = entries_->memory.know != nullptr;
   if (emulated && t.numel() > 0) {
-    known_.push_back(entries_->memory.know(t.mutable_data_ptr(), extent_bytes(t), false));
+    known_.push_back(entries_->memory.know(t.mutable_data_ptr(), extent_bytes(t), initialised));
     kept_.push_back(t);  // what is known must not become other memory meanwhile
   }
   return t.mutable_data_ptr();

@@ -59,8 +59,12 @@ class CudaCall {
   T* write(const at::Tensor& t) {
     return static_cast<T*>(write(t));
   }
+  // What kernels change: written by torch within this call. Of one tensor only once in a call.
+  void* update(const at::Tensor& t);
 
  private:
+  void* know_in_place(const at::Tensor& t, bool initialised);
+
   const cuda::Entries* entries_;
   c10::OptionalDeviceGuard guard_;
   cuda::Launch launch_{};

@@ -53,11 +53,11 @@ inline at::Tensor empty_products(const GramInput& in, int matrices, const at::Te
 
 inline int threads_for(const GramInput& in) { return thread_count(std::max(in.N, in.D)); }
 
-// The upstream gradient of a loss that is one number.
-inline double upstream_of(const char* op, const at::Tensor& grad_loss) {
+// The upstream gradient of a loss that is one number, as kernels read it.
+inline at::Tensor upstream_of(const char* op, const at::Tensor& grad_loss, const at::Tensor& like) {
   SSLKERN_CHECK(VALUE, grad_loss.numel() == 1, op, "grad_loss", "one number", "shape ",
                 shape_name(grad_loss));
-  return grad_loss.item<double>();
+  return grad_loss.to(like.options().dtype(at::kDouble)).contiguous();
 }
 
 }  // namespace sslkern::ops
