@@ -5,6 +5,7 @@
 //   extern "C" const sslkern::cuda::Entries* sslkern_cuda_entries();
 #pragma once
 #include "contract/cuda.h"
+#include "contract/info_nce.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
 
@@ -15,7 +16,14 @@
   X(sum_in_order, SumInOrder)            \
   X(ntxent_fwd, NtxentSums)              \
   X(ntxent_weights, NtxentWeights)       \
-  X(ntxent_tiles, NtxentTiles)
+  X(ntxent_tiles, NtxentTiles)           \
+  X(info_nce_columns, InfoNceColumns)    \
+  X(info_nce_fwd, InfoNceSums)           \
+  X(info_nce_middle, InfoNceMiddle)      \
+  X(info_nce_weights, InfoNceWeights)    \
+  X(info_nce_tiles, InfoNceTiles)        \
+  X(info_nce_small, InfoNceSmall)        \
+  X(info_nce_rank, InfoNceCounts)
 
 namespace sslkern::cuda {
 
