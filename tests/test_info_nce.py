@@ -593,6 +593,7 @@ def test_rows_below_eps_count_as_zero() -> None:
     assert torch.equal(sslkern.info_nce_loss(tiny, x.key), sslkern.info_nce_loss(zero, x.key))
 
 
+@pytest.mark.large
 def test_more_than_two_to_the_31_similarities() -> None:
     """Also in the gradient: of identical rows it is zero."""
     query = torch.ones(47000, 2, requires_grad=True)
@@ -810,6 +811,7 @@ def test_equals_open_clip(scale: float) -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 @pytest.mark.parametrize("frozen", [(), ("key", "negatives")])
 @pytest.mark.parametrize("form", FORMS)

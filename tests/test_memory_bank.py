@@ -21,6 +21,7 @@ from sslkern.losses import NTXentLoss
 
 pytestmark = pytest.mark.usefixtures("backend")
 
+OPERATOR = "info_nce"
 DIM = 5
 LossFn = Callable[[Tensor, Tensor], Tensor]
 

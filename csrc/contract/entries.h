@@ -8,6 +8,7 @@
 #include "contract/cross_correlation.h"
 #include "contract/cuda.h"
 #include "contract/gram.h"
+#include "contract/info_nce.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
 
@@ -31,7 +32,14 @@
   X(cross_correlation_gradient, CrossCorrelationGradient)     \
   X(covariance_statistics, CovarianceStatistics)              \
   X(covariance_terms, CovarianceTerms)                        \
-  X(covariance_gradient, CovarianceGradient)
+  X(covariance_gradient, CovarianceGradient)                  \
+  X(info_nce_columns, InfoNceColumns)                         \
+  X(info_nce_fwd, InfoNceSums)                                \
+  X(info_nce_middle, InfoNceMiddle)                           \
+  X(info_nce_weights, InfoNceWeights)                         \
+  X(info_nce_tiles, InfoNceTiles)                             \
+  X(info_nce_small, InfoNceSmall)                             \
+  X(info_nce_rank, InfoNceCounts)
 
 namespace sslkern::cuda {
 

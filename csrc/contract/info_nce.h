@@ -24,6 +24,7 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/cuda.h"
 #include "contract/query_key.h"
 
 namespace sslkern {
@@ -75,6 +76,130 @@ struct InfoNceRank {
   int threads;              // > 0
 };
 
+// ---- CUDA: rows packed, c_ij their products, and
+//
+//   x_ij = s_ij log2(e) = d_ij + offset_j,    d_ij = c_ij factor_i slope_j
+//
+// Rows are split among blocks, and the keys among `splits` blocks of each tile of rows. What rows
+// collect comes in one part per split, what columns collect in one part per kColumnPart rows: the
+// rows of a warp. A second kernel merges the parts in their order.
+
+// Of float64 half as many, as its tiles.
+constexpr std::int64_t kColumnPart = kPackedTile / 2;
+constexpr std::int64_t column_part(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? kColumnPart / 2 : kColumnPart;
+}
+
+// What scales and biases make of the columns.
+struct InfoNceColumns {
+  PackedQueryKey in;
+  void* slope;   // (padded M) working: scale_j log2(e) times the factor of the packed key
+  void* offset;  // (padded M) working: bias_j log2(e), -infinity where there is no key
+};
+
+// What the kernels of tiles read.
+struct InfoNcePacked {
+  PackedRows query, key;
+  const void* slope;              // of InfoNceColumns
+  const void* offset;             // likewise
+  const std::int64_t* target;     // (N) or null
+  const std::int64_t* query_ids;  // (N) or null: as given, for making them smaller would read them
+  const std::int64_t* key_ids;    // (M), null exactly if query_ids is
+};
+
+// What the rows, or the columns, collect in the forward pass, and what becomes of it.
+struct InfoNceSide {
+  std::int64_t count, padded, parts;
+  void* partial;   // (parts, padded, 2) working: largest x and sum of 2^(x - largest)
+  double* logits;  // (parts, padded, 2) sum and number of the x that count; null where all count
+                   // and nobody asks for their sum
+  void* loss;      // (count) working
+  double* stats;   // (count, 2) lse log2(e) and |A|
+};
+
+struct InfoNceSums {
+  InfoNcePacked in;
+  double label_smoothing;
+  bool symmetric;
+  std::int64_t splits;   // > 0
+  InfoNceSide row, col;  // col only if symmetric
+  void* positive;        // (N) working: x_{i,t_i}; null without targets
+};
+
+// The middle of all lse, and the largest distance to it: infinity where one is not finite.
+struct InfoNceMiddle {
+  const double* stats;      // (N, 2)
+  const double* stats_col;  // (M, 2)
+  std::int64_t N, M;
+  double* middle;  // (2)
+};
+
+// What the gradient tiles read of a row or a column, in units of `unit`. p_ij g_i =
+// 2^(x_ij - shift_i) fine_i; while no lse is far from the middle of all also
+// 2^(x_ij - middle) coarse_i, one exponential for p_ij and q_ij together.
+struct InfoNceTerms {
+  void* g;        // (padded) working: upstream gradient
+  void* shift;    // (padded) working
+  void* fine;     // (padded) working
+  void* coarse;   // (padded) working; null without middle
+  void* uniform;  // (padded) working: g_i e / |A_i|, 0 without label smoothing
+};
+struct InfoNceWeights {
+  std::int64_t count, padded;
+  const double* stats;    // (count, 2)
+  const void* grad_loss;  // (count) working; null: all 1
+  const double* unit;     // scalar, or null: 1
+  const double* middle;   // of InfoNceMiddle, or null
+  double label_smoothing;
+  Dtype dtype;
+  InfoNceTerms to;
+};
+
+// Rows first_row .. first_row + rows of
+//
+//   G_ij factor_i (slope_j / log2(e)) gradient_scale(dtype) / *scale_unit
+//
+// whose product with the packed keys has the factor of the query and whose transpose's product with
+// the packed queries has the factor and the scale of the key: FinishRows.over_factor. Besides, sums
+// of G_ij and of G_ij d_ij before anything is rounded: of them come the gradients of scale and
+// bias.
+struct InfoNceTiles {
+  InfoNcePacked in;
+  InfoNceTerms row, col;  // col only if symmetric
+  const double* middle;   // null unless symmetric
+  const double* scale_unit;
+  double label_smoothing;
+  bool symmetric;
+  std::int64_t first_row, rows;  // multiples of kPackedTile
+  std::int64_t splits;           // > 0
+  void* gradient;                // (rows, padded M) of dtype; null if not wanted
+  void* row_sum;                 // (splits, padded N) working: of G_ij d_ij
+  void* column_sum;  // (padded N / column_part, padded M, 2) working: of G_ij and of G_ij d_ij;
+                     // null if not wanted
+};
+
+// The gradients of scales and biases, from the sums of the tiles.
+struct InfoNceSmall {
+  std::int64_t N, M;
+  Dtype dtype;
+  std::int64_t splits;
+  const void* row_sum;
+  const void* column_sum;
+  const double* unit;   // scalar, or null: 1
+  const double* scale;  // (M); read for grad_scale alone
+  double* row_dot;      // (N) xh_i . grad_xh_i; null if not wanted
+  double* grad_scale;   // (M); null if not wanted
+  double* grad_bias;    // (M); null if not wanted
+};
+
+struct InfoNceCounts {
+  InfoNcePacked in;
+  const double* threshold;  // (N), null exactly if in.target is given
+  std::int64_t splits;      // > 0
+  void* limit;              // (N) working: the logits of the targets; null without
+  std::int32_t* larger;     // (splits, padded N) how many keys of the split are
+};
+
 namespace cpu {
 std::int64_t info_nce_fwd_workspace(const InfoNceFwd&);
 std::int64_t info_nce_bwd_workspace(const InfoNceBwd&);
@@ -83,5 +208,15 @@ void info_nce_fwd(const InfoNceFwd&);
 void info_nce_bwd(const InfoNceBwd&);
 void info_nce_rank(const InfoNceRank&);
 }  // namespace cpu
+
+namespace cuda {
+void info_nce_columns(const InfoNceColumns&, const Launch&);
+void info_nce_fwd(const InfoNceSums&, const Launch&);
+void info_nce_middle(const InfoNceMiddle&, const Launch&);
+void info_nce_weights(const InfoNceWeights&, const Launch&);
+void info_nce_tiles(const InfoNceTiles&, const Launch&);
+void info_nce_small(const InfoNceSmall&, const Launch&);
+void info_nce_rank(const InfoNceCounts&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

@@ -71,6 +71,10 @@ struct LargestMagnitude {
 //
 //   grad_zh_i = *unit scale / factor_divisor * product_i
 //   grad_z_i  = (grad_zh_i - zh_i (zh_i . grad_zh_i)) inv_norm_i    with normalize, else grad_zh_i
+//
+// over_factor: G has the factors of its rows and its columns, so that one matrix serves the
+// products with either side; the product of row i is then divided by factor_i (a row of zeros has
+// none).
 struct FinishRows {
   PackedRows z;
   const void* product;       // (N, padded D) working
@@ -80,6 +84,8 @@ struct FinishRows {
   const double* divisor;     // scalar on the device, or null: 1
   double constant;           // one more factor, known to the host
   bool normalize;
+  bool over_factor;
+  bool wide;                  // gradients are of the working type instead of dtype
   const std::int64_t* order;  // (N) as in PackRows, or null
   std::int64_t first_rows;    // those of grad_first; the rest are of grad_second
   void* grad_first;           // (first_rows, D) of dtype, contiguous; null if not wanted

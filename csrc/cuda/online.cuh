@@ -52,6 +52,15 @@ struct OnlineRows {
     }
   }
 
+  // Adds total 2^largest to one row, with one exponential.
+  SSLKERN_DEVICE void add_sum(int m, int h, T largest, T total) const {
+    const T before = max(m, h);
+    const bool higher = largest > before;
+    const T down = power_of_two(higher ? before - largest : largest - before);
+    sum(m, h) = higher ? sum(m, h) * down + total : sum(m, h) + total * down;
+    max(m, h) = higher ? largest : before;
+  }
+
   // Writes (max, sum) of the block's rows to `partial`, first of kSide pairs. `shared` holds
   // kWarpsAcross x kSide pairs, apart from the state. To be called by the whole block.
   SSLKERN_DEVICE void write(T* partial, T* shared) const {

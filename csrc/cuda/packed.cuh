@@ -93,8 +93,9 @@ __global__ void __launch_bounds__(kRowThreads) finish_rows_kernel(FinishRows p) 
   const std::int64_t padded = p.z.padded_D();
   const E* z = static_cast<const E*>(p.z.rows) + row * padded;
   const T* product = static_cast<const T*>(p.product) + row * padded;
-  const double scale = whole_scale(p);
   const double factor = double(static_cast<const T*>(p.z.factor)[row]);
+  double scale = whole_scale(p);
+  if (p.over_factor) scale = factor == 0 ? 0 : scale / factor;
   double dot = 0;
   for (std::int64_t d = lane; d < p.z.D; d += 32) {
     dot += double(to_working(z[d])) * double(product[d]);
@@ -103,13 +104,17 @@ __global__ void __launch_bounds__(kRowThreads) finish_rows_kernel(FinishRows p) 
   if (lane == 0 && p.row_dot != nullptr) p.row_dot[row] = dot;
   const std::int64_t place = p.order == nullptr ? row : p.order[row];
   const bool first = place < p.first_rows;
-  E* to = static_cast<E*>(first ? p.grad_first : p.grad_second);
+  void* const to = first ? p.grad_first : p.grad_second;
   if (to == nullptr) return;
-  to += (first ? place : place - p.first_rows) * p.z.D;
+  const std::int64_t begin = (first ? place : place - p.first_rows) * p.z.D;
   const double along = p.normalize ? dot * factor : 0, outer = p.normalize ? p.inv_norm[row] : 1;
   for (std::int64_t d = lane; d < p.z.D; d += 32) {
     const double g = double(product[d]) * scale - double(to_working(z[d])) * along;
-    to[d] = Rounded<E>::from(T(g * outer));
+    if (p.wide) {
+      static_cast<T*>(to)[begin + d] = T(g * outer);
+    } else {
+      static_cast<E*>(to)[begin + d] = Rounded<E>::from(T(g * outer));
+    }
   }
 }
 

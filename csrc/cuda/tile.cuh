@@ -52,10 +52,10 @@ struct SharedNeed {
 };
 
 template <class P>
-SharedNeed shared_need(std::int64_t padded_dims, std::int64_t besides) {
+SharedNeed shared_need(std::int64_t padded_dims, std::int64_t besides, bool may_stay = true) {
   const std::int64_t chunks = padded_dims * std::int64_t(sizeof(typename P::Element)) / kChunkBytes;
   const std::int64_t whole = (chunks + 2) * kStageBytes<P>, streamed = 4 * kStageBytes<P>;
-  const bool resident = whole + besides <= platform::most_shared_bytes();
+  const bool resident = may_stay && whole + besides <= platform::most_shared_bytes();
   const std::int64_t tiles = resident ? whole : streamed;
   return {tiles, tiles + besides, resident};
 }

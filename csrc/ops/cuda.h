@@ -62,6 +62,19 @@ class CudaCall {
   // What kernels change: written by torch within this call. Of one tensor only once in a call.
   void* update(const at::Tensor& t);
 
+  // Keeps a tensor for as long as the call: memory that kernels still have to read or write must
+  // not become that of another tensor.
+  at::Tensor keep(const at::Tensor& t) {
+    kept_.push_back(t);
+    return t;
+  }
+  // What kernels write and read and nobody else.
+  void* scratch(const at::Tensor& t) { return write(keep(t)); }
+  template <class T>
+  T* scratch(const at::Tensor& t) {
+    return static_cast<T*>(scratch(t));
+  }
+
  private:
   void* know_in_place(const at::Tensor& t, bool initialised);
 
@@ -69,7 +82,7 @@ class CudaCall {
   c10::OptionalDeviceGuard guard_;
   cuda::Launch launch_{};
   std::vector<void*> known_;
-  std::vector<at::Tensor> kept_;  // for the emulation: copies of inputs, and what is written
+  std::vector<at::Tensor> kept_;  // and for the emulation copies of inputs, and what is written
 };
 
 // The product of two matrices with float32 (or float64) results, added to `out` where asked.

@@ -1,4 +1,4 @@
-#include "contract/info_nce.h"
+#include "ops/info_nce.h"
 
 #include <ATen/ops/_unique2.h>
 #include <ATen/ops/aminmax.h>
@@ -7,37 +7,58 @@
 #include <ATen/ops/div.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/sum.h>
 #include <torch/library.h>
 
 #include <cmath>
-#include <optional>
-#include <tuple>
+#include <limits>
 #include <utility>
 
+#include "contract/info_nce.h"
 #include "ops/autocast.h"
 #include "ops/backend.h"
 #include "ops/check.h"
 #include "ops/query_key.h"
 
 namespace sslkern::ops {
+namespace info_nce {
+
+Forward empty_forward(const Arguments& a, bool form_grad) {
+  const at::Tensor& query = a.query;
+  const int64_t rows = query.size(0), cols = a.symmetric ? a.key.size(0) : 0;
+  const int64_t formed = form_grad ? rows : 0;
+  const auto accumulate = accumulate_dtype(query.scalar_type());
+  return {empty({rows}, accumulate, query),
+          empty({cols}, accumulate, query),
+          empty({rows, 2}, at::kDouble, query),
+          empty({cols, 2}, at::kDouble, query),
+          empty({formed, query.size(1)}, accumulate, query),
+          empty({formed}, at::kDouble, query)};
+}
+
+Gradients empty_gradients(const Arguments& a, const Upstream& u) {
+  const auto dtype = a.query.scalar_type();
+  const int64_t dims = a.query.size(1), keys = a.key.size(0);
+  return {empty({u.need_query ? a.query.size(0) : 0, dims}, dtype, a.query),
+          empty({u.need_key ? keys : 0, dims}, dtype, a.query),
+          empty({u.need_scale ? a.scale.numel() : 0}, at::kDouble, a.query),
+          empty({u.need_bias ? keys : 0}, at::kDouble, a.query)};
+}
+
+}  // namespace info_nce
+
 namespace {
 
 using at::Tensor;
+using info_nce::Arguments;
+using info_nce::Forward;
+using info_nce::Gradients;
+using info_nce::Upstream;
 using OptionalTensor = std::optional<Tensor>;
 
 constexpr const char* kOp = "info_nce";
 
-// The arguments that both directions take, as the user gave them.
-struct Arguments {
-  Tensor query, key;
-  OptionalTensor target;
-  Tensor scale;
-  OptionalTensor bias, query_ids, key_ids;
-  bool normalize, symmetric;
-  double label_smoothing;
-};
-
-// The same, in the layout that the kernels read; keeps the tensors alive.
+// The arguments in the layout that the CPU kernels read; keeps the tensors alive.
 struct Prepared {
   Tensor query, key, target, scale, bias, query_ids, key_ids;
   InfoNceInput in;
@@ -108,10 +129,10 @@ void check_arguments(const Arguments& a) {
                 "in [0, 1]", a.label_smoothing);
 }
 
-// Checks that read values; on the CPU that costs no synchronisation.
+// Checks that read values.
 void check_values(const Arguments& a) {
-  check_scale_values(a.scale);
-  if (a.target) check_target_values(*a.target, a.key.size(0));
+  if (values_are_checked(a.scale)) check_scale_values(a.scale);
+  if (a.target && values_are_checked(*a.target)) check_target_values(*a.target, a.key.size(0));
 }
 
 // Ids as int32: themselves where they fit, else numbered.
@@ -145,7 +166,24 @@ Prepared prepare(const Arguments& a) {
   return p;
 }
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+Forward fwd_on_cpu(const Arguments& a, bool form_grad) {
+  const Prepared prepared = prepare(a);
+  Forward result = info_nce::empty_forward(a, form_grad);
+  const auto& [loss, loss_col, stats, stats_col, grad_query, query_dot] = result;
+  InfoNceFwd p{};
+  p.in = prepared.in;
+  p.loss = loss.mutable_data_ptr();
+  p.loss_col = a.symmetric ? loss_col.mutable_data_ptr() : nullptr;
+  p.stats = stats.mutable_data_ptr<double>();
+  p.stats_col = a.symmetric ? stats_col.mutable_data_ptr<double>() : nullptr;
+  p.grad_query = form_grad ? grad_query.mutable_data_ptr() : nullptr;
+  p.query_dot = form_grad ? query_dot.mutable_data_ptr<double>() : nullptr;
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::info_nce_fwd_workspace(p)}, at::kByte, a.query);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::info_nce_fwd(p);
+  return result;
+}
 
 Forward info_nce_fwd(const Tensor& query, const Tensor& key, const OptionalTensor& target,
                      const Tensor& scale, const OptionalTensor& bias,
@@ -156,27 +194,27 @@ Forward info_nce_fwd(const Tensor& query, const Tensor& key, const OptionalTenso
   check_arguments(a);
   check_values(a);
   SSLKERN_CHECK(VALUE, !(form_grad && symmetric), kOp, "form_grad", "False with symmetric", "True");
+  return runs_on_cuda(query) ? info_nce::fwd_on_cuda(a, form_grad) : fwd_on_cpu(a, form_grad);
+}
+
+Gradients bwd_on_cpu(const Arguments& a, const Upstream& u) {
   const Prepared prepared = prepare(a);
-  const int64_t rows = query.size(0), cols = symmetric ? key.size(0) : 0;
-  const auto accumulate = accumulate_dtype(query.scalar_type());
-  Tensor loss = empty({rows}, accumulate, query), loss_col = empty({cols}, accumulate, query);
-  Tensor stats = empty({rows, 2}, at::kDouble, query),
-         stats_col = empty({cols, 2}, at::kDouble, query);
-  Tensor grad_query = empty({form_grad ? rows : 0, query.size(1)}, accumulate, query);
-  Tensor query_dot = empty({form_grad ? rows : 0}, at::kDouble, query);
-  InfoNceFwd p{};
+  Gradients grad = info_nce::empty_gradients(a, u);
+  InfoNceBwd p{};
   p.in = prepared.in;
-  p.loss = loss.mutable_data_ptr();
-  p.loss_col = symmetric ? loss_col.mutable_data_ptr() : nullptr;
-  p.stats = stats.mutable_data_ptr<double>();
-  p.stats_col = symmetric ? stats_col.mutable_data_ptr<double>() : nullptr;
-  p.grad_query = form_grad ? grad_query.mutable_data_ptr() : nullptr;
-  p.query_dot = form_grad ? query_dot.mutable_data_ptr<double>() : nullptr;
+  p.stats = u.stats.const_data_ptr<double>();
+  p.stats_col = a.symmetric ? u.stats_col.const_data_ptr<double>() : nullptr;
+  p.grad_loss = u.g.const_data_ptr();
+  p.grad_loss_col = a.symmetric ? u.h.const_data_ptr() : nullptr;
+  p.grad_query = u.need_query ? grad.query.mutable_data_ptr() : nullptr;
+  p.grad_key = u.need_key ? grad.key.mutable_data_ptr() : nullptr;
+  p.grad_scale = u.need_scale ? grad.scale.mutable_data_ptr<double>() : nullptr;
+  p.grad_bias = u.need_bias ? grad.bias.mutable_data_ptr<double>() : nullptr;
   p.threads = threads_for(p.in);
-  const Tensor workspace = empty({cpu::info_nce_fwd_workspace(p)}, at::kByte, query);
+  const Tensor workspace = empty({cpu::info_nce_bwd_workspace(p)}, at::kByte, a.query);
   p.workspace = workspace.mutable_data_ptr();
-  cpu::info_nce_fwd(p);
-  return {loss, loss_col, stats, stats_col, grad_query, query_dot};
+  cpu::info_nce_bwd(p);
+  return grad;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
@@ -188,39 +226,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
   const Arguments a{query,     key,     target,    scale,     bias,
                     query_ids, key_ids, normalize, symmetric, label_smoothing};
   check_arguments(a);
-  const Prepared prepared = prepare(a);
-  const int64_t rows = query.size(0), keys = key.size(0), dims = query.size(1);
-  const auto dtype = query.scalar_type(), accumulate = accumulate_dtype(dtype);
+  const int64_t rows = query.size(0), keys = key.size(0);
+  const auto accumulate = accumulate_dtype(query.scalar_type());
   const Tensor g = check_upstream(kOp, "grad_loss", grad_loss, rows, accumulate);
   const Tensor h =
       check_upstream(kOp, "grad_loss_col", grad_loss_col, symmetric ? keys : 0, accumulate);
   SSLKERN_CHECK(VALUE, stats.is_contiguous() && stats.numel() == 2 * rows, kOp, "stats",
                 "what the forward pass returned", "shape ", shape_name(stats));
-  const bool per_key = prepared.in.scale_per_key;
-  need_query = need_query || (need_scale && !per_key);
-  need_key = need_key || (need_scale && per_key);
-  Tensor grad_query = empty({need_query ? rows : 0, dims}, dtype, query);
-  Tensor grad_key = empty({need_key ? keys : 0, dims}, dtype, query);
-  Tensor grad_scale = empty({need_scale ? scale.numel() : 0}, at::kDouble, query);
-  Tensor grad_bias = empty({need_bias ? keys : 0}, at::kDouble, query);
-  InfoNceBwd p{};
-  p.in = prepared.in;
-  p.stats = stats.const_data_ptr<double>();
-  p.stats_col = symmetric ? stats_col.const_data_ptr<double>() : nullptr;
-  p.grad_loss = g.const_data_ptr();
-  p.grad_loss_col = symmetric ? h.const_data_ptr() : nullptr;
-  p.grad_query = need_query ? grad_query.mutable_data_ptr() : nullptr;
-  p.grad_key = need_key ? grad_key.mutable_data_ptr() : nullptr;
-  p.grad_scale = need_scale ? grad_scale.mutable_data_ptr<double>() : nullptr;
-  p.grad_bias = need_bias ? grad_bias.mutable_data_ptr<double>() : nullptr;
-  p.threads = threads_for(p.in);
-  const Tensor workspace = empty({cpu::info_nce_bwd_workspace(p)}, at::kByte, query);
-  p.workspace = workspace.mutable_data_ptr();
-  cpu::info_nce_bwd(p);
-  grad_scale = grad_scale.to(scale.scalar_type());
-  if (need_scale) grad_scale = grad_scale.reshape(scale.sizes());
-  if (need_bias) grad_bias = grad_bias.to(bias->scalar_type());
-  return {grad_query, grad_key, grad_scale, grad_bias};
+  const bool per_key = scale.numel() > 1;
+  const Upstream u{g,
+                   h,
+                   stats,
+                   stats_col,
+                   need_query || (need_scale && !per_key),
+                   need_key || (need_scale && per_key),
+                   need_scale,
+                   need_bias};
+  Gradients grad = runs_on_cuda(query) ? info_nce::bwd_on_cuda(a, u) : bwd_on_cpu(a, u);
+  grad.scale = grad.scale.to(scale.scalar_type());
+  if (need_scale) grad.scale = grad.scale.reshape(scale.sizes());
+  if (need_bias) grad.bias = grad.bias.to(bias->scalar_type());
+  return {grad.query, grad.key, grad.scale, grad.bias};
 }
 
 // The backward pass where the forward pass has formed the gradient: float32 until it is multiplied
@@ -231,10 +257,26 @@ std::tuple<Tensor, Tensor> info_nce_formed_bwd(const Tensor& grad_loss, const Te
                                                const Tensor& query_dot) {
   const Tensor grad = at::mul(grad_query, grad_loss.unsqueeze(1)).to(query.scalar_type());
   if (scale.numel() != 1) return {grad, empty({0}, scale.scalar_type(), scale)};
-  // Not a plain sum, whose order depends on the number of threads.
-  const Tensor total = at::cumsum(at::mul(grad_loss.to(at::kDouble), query_dot), 0).select(0, -1);
+  const Tensor terms = at::mul(grad_loss.to(at::kDouble), query_dot);
+  // On the CPU not a plain sum, whose order depends on the number of threads.
+  const Tensor total = terms.is_cuda() ? at::sum(terms) : at::cumsum(terms, 0).select(0, -1);
   const Tensor grad_scale = at::div(total, scale.to(at::kDouble).reshape({}));
   return {grad, grad_scale.to(scale.scalar_type()).reshape(scale.sizes())};
+}
+
+Tensor rank_on_cpu(const Arguments& a, const OptionalTensor& threshold) {
+  const Prepared prepared = prepare(a);
+  const Tensor limit = threshold ? threshold->to(at::kDouble).contiguous() : Tensor();
+  Tensor rank = empty({a.query.size(0)}, at::kLong, a.query);
+  InfoNceRank p{};
+  p.in = prepared.in;
+  p.threshold = threshold ? limit.const_data_ptr<double>() : nullptr;
+  p.rank = rank.mutable_data_ptr<int64_t>();
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::info_nce_rank_workspace(p)}, at::kByte, a.query);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::info_nce_rank(p);
+  return rank;
 }
 
 // Places of the targets (or of given logits, the threshold) among the logits of their rows.
@@ -248,22 +290,8 @@ Tensor info_nce_rank(const Tensor& query, const Tensor& key, const OptionalTenso
   check_values(a);
   SSLKERN_CHECK(VALUE, target.has_value() != threshold.has_value(), kOp, "target",
                 "given exactly when threshold is not", target ? "both" : "neither");
-  Tensor limit;
-  if (threshold) {
-    check_vector("threshold", *threshold, query.size(0), "(N,)", query);
-    limit = threshold->to(at::kDouble).contiguous();
-  }
-  const Prepared prepared = prepare(a);
-  Tensor rank = empty({query.size(0)}, at::kLong, query);
-  InfoNceRank p{};
-  p.in = prepared.in;
-  p.threshold = threshold ? limit.const_data_ptr<double>() : nullptr;
-  p.rank = rank.mutable_data_ptr<int64_t>();
-  p.threads = threads_for(p.in);
-  const Tensor workspace = empty({cpu::info_nce_rank_workspace(p)}, at::kByte, query);
-  p.workspace = workspace.mutable_data_ptr();
-  cpu::info_nce_rank(p);
-  return rank;
+  if (threshold) check_vector("threshold", *threshold, query.size(0), "(N,)", query);
+  return runs_on_cuda(query) ? info_nce::rank_on_cuda(a, threshold) : rank_on_cpu(a, threshold);
 }
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
@@ -323,11 +351,13 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
       "Tensor query_dot) -> (Tensor grad_query_out, Tensor grad_scale)");
 }
 
-TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+void register_kernels(torch::Library& m) {
   m.impl("info_nce_fwd", &info_nce_fwd);
   m.impl("info_nce_bwd", &info_nce_bwd);
   m.impl("info_nce_rank", &info_nce_rank);
 }
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) { register_kernels(m); }
+TORCH_LIBRARY_IMPL(sslkern, CUDA, m) { register_kernels(m); }
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("info_nce_fwd", &info_nce_fwd_unsupported);
@@ -336,6 +366,7 @@ TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { m.impl("info_nce_fwd", &info_nce_fwd_autocast); }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCUDA, m) { m.impl("info_nce_fwd", &info_nce_fwd_autocast); }
 
 }  // namespace
 }  // namespace sslkern::ops
