@@ -7,6 +7,7 @@
 #include "contract/cuda.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
+#include "contract/siglip.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)          \
   X(pack_rows, PackRows)                 \
@@ -15,7 +16,11 @@
   X(sum_in_order, SumInOrder)            \
   X(ntxent_fwd, NtxentSums)              \
   X(ntxent_weights, NtxentWeights)       \
-  X(ntxent_tiles, NtxentTiles)
+  X(ntxent_tiles, NtxentTiles)           \
+  X(siglip_weights, SiglipWeights)       \
+  X(siglip_lift, SiglipLift)             \
+  X(siglip_tiles, SiglipTiles)           \
+  X(siglip_losses, SiglipLosses)
 
 namespace sslkern::cuda {
 

@@ -80,6 +80,7 @@ struct FinishRows {
   const double* divisor;     // scalar on the device, or null: 1
   double constant;           // one more factor, known to the host
   bool normalize;
+  bool wide;                  // gradients of the working type instead of dtype
   const std::int64_t* order;  // (N) as in PackRows, or null
   std::int64_t first_rows;    // those of grad_first; the rest are of grad_second
   void* grad_first;           // (first_rows, D) of dtype, contiguous; null if not wanted
