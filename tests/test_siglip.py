@@ -546,6 +546,7 @@ def test_infinite_input_gives_non_finite_loss(reduction: str, value: float) -> N
     assert torch.equal(loss.isfinite(), expected.isfinite())
 
 
+@pytest.mark.large
 def test_more_than_two_to_the_31_pairs() -> None:
     """Also in the gradient."""
     n = 47000
@@ -666,6 +667,7 @@ def test_equals_open_clip_without_positives(open_clip: Any) -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("negative_only", [False, True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("frozen", [(), LEAVES[:1], LEAVES[:2]])

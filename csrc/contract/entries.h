@@ -11,6 +11,7 @@
 #include "contract/info_nce.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
+#include "contract/siglip.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)                               \
   X(pack_rows, PackRows)                                      \
@@ -39,7 +40,11 @@
   X(info_nce_weights, InfoNceWeights)                         \
   X(info_nce_tiles, InfoNceTiles)                             \
   X(info_nce_small, InfoNceSmall)                             \
-  X(info_nce_rank, InfoNceCounts)
+  X(info_nce_rank, InfoNceCounts)                             \
+  X(siglip_weights, SiglipWeights)                            \
+  X(siglip_lift, SiglipLift)                                  \
+  X(siglip_tiles, SiglipTiles)                                \
+  X(siglip_losses, SiglipLosses)
 
 namespace sslkern::cuda {
 

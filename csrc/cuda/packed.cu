@@ -15,8 +15,13 @@ void pack_rows(const PackRows& p, const Launch& how) {
 void finish_rows(const FinishRows& p, const Launch& how) {
   with_element(p.z.dtype, [&](auto of) {
     using E = typename decltype(of)::Element;
-    SSLKERN_LAUNCH(finish_rows_kernel<E>, blocks_for(p.z.N, kRowWarps), dim3(kRowThreads), 0,
-                   how.stream, p);
+    using T = typename decltype(of)::Working;
+    const dim3 grid = blocks_for(p.z.N, kRowWarps), block(kRowThreads);
+    if (p.wide) {
+      SSLKERN_LAUNCH((finish_rows_kernel<E, T>), grid, block, 0, how.stream, p);
+    } else {
+      SSLKERN_LAUNCH((finish_rows_kernel<E, E>), grid, block, 0, how.stream, p);
+    }
   });
 }
 

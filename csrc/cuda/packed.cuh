@@ -83,8 +83,8 @@ SSLKERN_DEVICE double whole_scale(const Params& p) {
 }
 
 // Grid (N / kRowWarps), a warp per row. The dot product is in float64: what the projection leaves
-// may be much less than it takes.
-template <class E>
+// may be much less than it takes. Out: of the gradients.
+template <class E, class Out>
 __global__ void __launch_bounds__(kRowThreads) finish_rows_kernel(FinishRows p) {
   using T = typename ElementOf<E>::Working;
   const int lane = int(threadIdx.x) % 32;
@@ -96,25 +96,23 @@ __global__ void __launch_bounds__(kRowThreads) finish_rows_kernel(FinishRows p) 
   const double factor = double(static_cast<const T*>(p.z.factor)[row]);
   double scale = whole_scale(p);
   if (p.over_factor) scale = factor == 0 ? 0 : scale / factor;
+  const bool wants_dot = p.normalize || p.row_dot != nullptr;
   double dot = 0;
-  for (std::int64_t d = lane; d < p.z.D; d += 32) {
+  for (std::int64_t d = lane; wants_dot && d < p.z.D; d += 32) {
     dot += double(to_working(z[d])) * double(product[d]);
   }
   dot = warp_sum(dot) * factor * scale;
   if (lane == 0 && p.row_dot != nullptr) p.row_dot[row] = dot;
   const std::int64_t place = p.order == nullptr ? row : p.order[row];
   const bool first = place < p.first_rows;
-  void* const to = first ? p.grad_first : p.grad_second;
+  Out* to = static_cast<Out*>(first ? p.grad_first : p.grad_second);
   if (to == nullptr) return;
-  const std::int64_t begin = (first ? place : place - p.first_rows) * p.z.D;
-  const double along = p.normalize ? dot * factor : 0, outer = p.normalize ? p.inv_norm[row] : 1;
+  to += (first ? place : place - p.first_rows) * p.z.D;
+  const double along = dot * factor, outer = p.normalize ? p.inv_norm[row] : 1;
   for (std::int64_t d = lane; d < p.z.D; d += 32) {
-    const double g = double(product[d]) * scale - double(to_working(z[d])) * along;
-    if (p.wide) {
-      static_cast<T*>(to)[begin + d] = T(g * outer);
-    } else {
-      static_cast<E*>(to)[begin + d] = Rounded<E>::from(T(g * outer));
-    }
+    double g = double(product[d]) * scale;
+    if (p.normalize) g = (g - double(to_working(z[d])) * along) * outer;
+    to[d] = Rounded<Out>::from(T(g));
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "contract/query_key.h"
 #include "ops/backend.h"
+#include "ops/packed.h"
 
 namespace sslkern::ops {
 
@@ -29,6 +30,20 @@ inline QueryKey query_key_of(const at::Tensor& query, const at::Tensor& key, con
           options.scale_per_key,
           options.one_bias,
           options.normalize};
+}
+
+// The rows of both sides on a device.
+struct PackedSides {
+  Packed query, key;
+  PackedQueryKey view;
+};
+
+inline PackedSides pack_sides(CudaCall& call, const at::Tensor& query, const at::Tensor& key,
+                              const double* scale, const double* bias, QueryKeyOptions options) {
+  PackedSides z{
+      pack(call, query, {}, options.normalize), pack(call, key, {}, options.normalize), {}};
+  z.view = {z.query.view, z.key.view, scale, bias, options.scale_per_key, options.one_bias};
+  return z;
 }
 
 inline int threads_for(const QueryKey& in) { return thread_count(std::max(in.N, in.M)); }

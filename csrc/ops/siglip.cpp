@@ -50,9 +50,9 @@ void check_arguments(const Arguments& a) {
   if (a.bias) check_scalar_tensor(kOp, "logit_bias", *a.bias);
 }
 
-// Checks that read values; on the CPU that costs no synchronisation.
+// Checks that read values, where that costs no synchronisation.
 void check_values(const Arguments& a) {
-  check_positive(kOp, "logit_scale", a.scale.item<double>());
+  if (values_are_checked(a.scale)) check_positive(kOp, "logit_scale", a.scale.item<double>());
 }
 
 // The arguments in the layout that the kernels read; keeps the tensors alive.
@@ -85,41 +85,198 @@ Gradients allocate(const Arguments& a, Needs needs, at::ScalarType dtype) {
 }
 
 template <class Params>
-void point_to(Gradients& g, Params& p) {
-  auto& [query, key, scale, bias] = g;
+void point_to(const Gradients& g, Params& p) {
+  const auto& [query, key, scale, bias] = g;
   p.grad_query = query.numel() > 0 ? query.mutable_data_ptr() : nullptr;
   p.grad_key = key.numel() > 0 ? key.mutable_data_ptr() : nullptr;
   p.grad_scale = scale.numel() > 0 ? scale.mutable_data_ptr<double>() : nullptr;
   p.grad_bias = bias.numel() > 0 ? bias.mutable_data_ptr<double>() : nullptr;
 }
 
-// Loss of every row and its sum; with it the gradients of the sum, float32 for the half types.
-std::tuple<Tensor, Tensor, Gradients> forward(const Arguments& a, Needs needs) {
+// What the forward pass gives: loss of every row and its sum; with it the gradients of the sum,
+// float32 for the half types.
+struct Forward {
+  Tensor loss, sum;
+  Gradients grads;
+};
+
+void fwd_on_cpu(const Prepared& prepared, const Forward& r) {
+  SiglipFwd p{};
+  p.in = prepared.in;
+  p.loss = r.loss.mutable_data_ptr();
+  p.sum = r.sum.mutable_data_ptr<double>();
+  point_to(r.grads, p);
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::siglip_fwd_workspace(p)}, at::kByte, r.loss);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::siglip_fwd(p);
+}
+
+void bwd_on_cpu(const Prepared& prepared, const Tensor& g, const Gradients& grads) {
+  SiglipBwd p{};
+  p.in = prepared.in;
+  p.grad_loss = g.const_data_ptr();
+  point_to(grads, p);
+  p.threads = threads_for(p.in);
+  const Tensor workspace = empty({cpu::siglip_bwd_workspace(p)}, at::kByte, g);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::siglip_bwd(p);
+}
+
+// ---- CUDA
+
+// The rows, the numbers that multiply them, and what multiplies the products of G: `unit` of the
+// upstream gradients (null: those are 1), divided by `lift` (null: 1).
+struct OnCuda {
+  PackedSides rows;
+  SiglipTiles tiles;
+  const double* unit;
+  Tensor norm, lift;
+};
+
+OnCuda start(CudaCall& call, const Prepared& x) {
+  OnCuda c{};
+  const double* scale = call.read<double>(x.scale);
+  const double* bias = x.bias.defined() ? call.read<double>(x.bias) : nullptr;
+  c.rows = pack_sides(call, x.query, x.key, scale, bias, {false, true, false});
+  c.tiles.in = c.rows.view;
+  c.tiles.positives = x.in.positives;
+  return c;
+}
+
+const double* find_lift(CudaCall& call, OnCuda& c) {
+  if (c.tiles.in.query.dtype != Dtype::kFloat16) return nullptr;
+  const Tensor& like = c.rows.query.rows;
+  c.norm = empty({c.tiles.in.query.N + c.tiles.in.key.N}, at::kFloat, like);
+  c.lift = empty({}, at::kDouble, like);
+  const SiglipLift p{c.tiles.in, c.tiles.positives, call.write<float>(c.norm),
+                     call.write<double>(c.lift)};
+  call->siglip_lift(p, call.launch());
+  return p.lift;
+}
+
+// A number of the partial sums of the tiles, `which` 0 or 1.
+void add_up(CudaCall& call, const OnCuda& c, int64_t which, const Tensor& sum) {
+  if (sum.numel() == 0) return;
+  SumInOrder s{};
+  s.count = c.tiles.in.query.padded_N() / tile_side(c.tiles.in.query.dtype) * c.tiles.splits;
+  s.x = c.tiles.sums + which * s.count;
+  s.unit = c.unit;
+  s.constant = 1;
+  s.sum = call.write<double>(sum);
+  call->sum_in_order(s, call.launch());
+}
+
+void finish_side(CudaCall& call, const OnCuda& c, const Packed& z, const Tensor& product,
+                 const Tensor& grad) {
+  if (grad.numel() == 0) return;
+  FinishRows f{};
+  f.z = z.view;
+  f.product = call.read(product);
+  f.inv_norm = z.inv_norm_data;
+  f.unit = c.unit;
+  f.multiplier = c.tiles.in.scale;
+  f.divisor = c.tiles.lift;
+  f.constant = 1;
+  f.wide = grad.scalar_type() != z.rows.scalar_type();
+  f.first_rows = z.view.N;
+  f.grad_first = call.write(grad);
+  call->finish_rows(f, call.launch());
+}
+
+// Where nothing but a sum of G is wanted it is written all the same: a kernel that does not would
+// save little of what remains.
+void differentiate(CudaCall& call, OnCuda& c, const Gradients& grads) {
+  const auto& [query, key, scale, bias] = grads;
+  const PackedRows &x = c.tiles.in.query, &t = c.tiles.in.key;
+  const Tensor& like = c.rows.query.rows;
+  const auto working = accumulate_dtype(like.scalar_type());
+  c.tiles.lift = find_lift(call, c);
+  const Tensor sums =
+      empty({2, x.padded_N() / tile_side(x.dtype), c.tiles.splits}, at::kDouble, like);
+  c.tiles.sums = call.write<double>(sums);
+  GradientProducts to{c.rows.key.rows, {}, c.rows.query.rows, {}};
+  if (query.numel() > 0) to.row_product = empty({x.padded_N(), x.padded_D()}, working, like);
+  if (key.numel() > 0) to.column_product = empty({t.padded_N(), t.padded_D()}, working, like);
+  multiply_gradient(call, to, x, t.N, [&](int64_t first, int64_t count, void* gradient) {
+    c.tiles.first_row = first;
+    c.tiles.rows = count;
+    c.tiles.gradient = gradient;
+    call->siglip_tiles(c.tiles, call.launch());
+  });
+  finish_side(call, c, c.rows.query, to.row_product, query);
+  finish_side(call, c, c.rows.key, to.column_product, key);
+  add_up(call, c, 0, scale);
+  add_up(call, c, 1, bias);
+}
+
+int64_t gradient_splits(const PackedQueryKey& in) {
+  return column_splits(gradient_rows(in.query.N, in.key.N, in.query.dtype), in.key.N);
+}
+
+void fwd_on_cuda(const Prepared& x, const Forward& r, bool forms) {
+  CudaCall call(x.query);
+  OnCuda c = start(call, x);
+  const PackedRows& rows = c.tiles.in.query;
+  c.tiles.splits = forms ? gradient_splits(c.tiles.in) : column_splits(rows.N, c.tiles.in.key.N);
+  const Tensor partial = empty({c.tiles.splits, rows.padded_N()}, at::kDouble, x.query),
+               wide = empty({rows.N}, at::kDouble, x.query);
+  c.tiles.loss = call.write<double>(partial);
+  if (forms) {
+    differentiate(call, c, r.grads);
+  } else {
+    c.tiles.rows = rows.padded_N();
+    call->siglip_tiles(c.tiles, call.launch());
+  }
+  const SiglipLosses l{c.tiles.loss,      c.tiles.splits, rows.N,
+                       rows.padded_N(),   rows.dtype,     call.write<double>(wide),
+                       call.write(r.loss)};
+  call->siglip_losses(l, call.launch());
+  SumInOrder s{};
+  s.x = l.wide;
+  s.count = rows.N;
+  s.constant = 1;
+  s.sum = call.write<double>(r.sum);
+  call->sum_in_order(s, call.launch());
+}
+
+void bwd_on_cuda(const Prepared& x, const Tensor& g, const Gradients& grads) {
+  CudaCall call(x.query);
+  OnCuda c = start(call, x);
+  const PackedRows& rows = c.tiles.in.query;
+  const Tensor unit = empty({}, at::kDouble, x.query),
+               weights = empty({rows.padded_N()}, g.scalar_type(), x.query);
+  const void* upstream = call.read(g);
+  c.unit = unit_of(call, upstream, rows.N, rows.dtype, unit);
+  const SiglipWeights w{rows.N, upstream, c.unit, rows.dtype, call.write(weights)};
+  call->siglip_weights(w, call.launch());
+  c.tiles.weights = w.weights;
+  c.tiles.splits = gradient_splits(c.tiles.in);
+  differentiate(call, c, grads);
+}
+
+Forward forward(const Arguments& a, Needs needs) {
   check_arguments(a);
   check_values(a);
   SSLKERN_CHECK(VALUE, !needs.bias || a.bias, kOp, "form_bias", "False without logit_bias", "True");
   const Prepared prepared = prepare(a);
   const auto accumulate = accumulate_dtype(a.query.scalar_type());
-  Tensor loss = empty({a.query.size(0)}, accumulate, a.query);
-  Tensor sum = empty({}, at::kDouble, a.query);
-  Gradients grads = allocate(a, needs, accumulate);
-  SiglipFwd p{};
-  p.in = prepared.in;
-  p.loss = loss.mutable_data_ptr();
-  p.sum = sum.mutable_data_ptr<double>();
-  point_to(grads, p);
-  p.threads = threads_for(p.in);
-  const Tensor workspace = empty({cpu::siglip_fwd_workspace(p)}, at::kByte, a.query);
-  p.workspace = workspace.mutable_data_ptr();
-  cpu::siglip_fwd(p);
-  return {loss, sum.to(accumulate), grads};
+  Forward r{empty({a.query.size(0)}, accumulate, a.query), empty({}, at::kDouble, a.query),
+            allocate(a, needs, accumulate)};
+  if (runs_on_cuda(a.query)) {
+    fwd_on_cuda(prepared, r, needs.query || needs.key || needs.scale || needs.bias);
+  } else {
+    fwd_on_cpu(prepared, r);
+  }
+  r.sum = r.sum.to(accumulate);
+  return r;
 }
 
 // The loss of every row. Its gradients are recomputed: each row may have an upstream gradient of
 // its own.
 Tensor siglip_fwd(const Tensor& query, const Tensor& key, const Tensor& scale,
                   const OptionalTensor& bias, bool positives) {
-  return std::get<0>(forward({query, key, scale, bias, positives}, Needs{}));
+  return forward({query, key, scale, bias, positives}, Needs{}).loss;
 }
 
 // The sum of the losses. Whatever its upstream gradient, a number, is going to be, its gradients
@@ -127,9 +284,9 @@ Tensor siglip_fwd(const Tensor& query, const Tensor& key, const Tensor& scale,
 Summed siglip_sum_fwd(const Tensor& query, const Tensor& key, const Tensor& scale,
                       const OptionalTensor& bias, bool positives, bool form_query, bool form_key,
                       bool form_scale, bool form_bias) {
-  const auto [loss, sum, grads] =
+  const Forward r =
       forward({query, key, scale, bias, positives}, {form_query, form_key, form_scale, form_bias});
-  return std::tuple_cat(std::make_tuple(sum), grads);
+  return std::tuple_cat(std::make_tuple(r.sum), r.grads);
 }
 
 Gradients siglip_bwd(const Tensor& grad_loss, const Tensor& query, const Tensor& key,
@@ -142,14 +299,7 @@ Gradients siglip_bwd(const Tensor& grad_loss, const Tensor& query, const Tensor&
   SSLKERN_CHECK(VALUE, !need_bias || bias, kOp, "need_bias", "False without logit_bias", "True");
   const Prepared prepared = prepare(a);
   Gradients grads = allocate(a, {need_query, need_key, need_scale, need_bias}, dtype);
-  SiglipBwd p{};
-  p.in = prepared.in;
-  p.grad_loss = g.const_data_ptr();
-  point_to(grads, p);
-  p.threads = threads_for(p.in);
-  const Tensor workspace = empty({cpu::siglip_bwd_workspace(p)}, at::kByte, query);
-  p.workspace = workspace.mutable_data_ptr();
-  cpu::siglip_bwd(p);
+  runs_on_cuda(query) ? bwd_on_cuda(prepared, g, grads) : bwd_on_cpu(prepared, g, grads);
   auto& [grad_query, grad_key, grad_scale, grad_bias] = grads;
   if (need_scale) grad_scale = grad_scale.to(scale.scalar_type()).reshape(scale.sizes());
   if (need_bias) grad_bias = grad_bias.to(bias->scalar_type()).reshape(bias->sizes());
@@ -213,11 +363,13 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
   m.def("siglip_formed_bwd(Tensor grad_sum, Tensor input, Tensor formed) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+void register_kernels(torch::Library& m) {
   m.impl("siglip_fwd", &siglip_fwd);
   m.impl("siglip_sum_fwd", &siglip_sum_fwd);
   m.impl("siglip_bwd", &siglip_bwd);
 }
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) { register_kernels(m); }
+TORCH_LIBRARY_IMPL(sslkern, CUDA, m) { register_kernels(m); }
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("siglip_fwd", &siglip_fwd_unsupported);
@@ -225,10 +377,12 @@ TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("siglip_formed_bwd", &multiply_formed);
 }
 
-TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
+void register_autocast(torch::Library& m) {
   m.impl("siglip_fwd", &siglip_fwd_autocast);
   m.impl("siglip_sum_fwd", &siglip_sum_fwd_autocast);
 }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { register_autocast(m); }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCUDA, m) { register_autocast(m); }
 
 }  // namespace
 }  // namespace sslkern::ops

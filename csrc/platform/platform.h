@@ -11,7 +11,7 @@
 //   platform::copy_async(to, from, n)    16 bytes to shared memory, the first n of them from `from`
 //   platform::commit_copies(), wait_for_copies<groups left>()
 //   platform::pack_bf16(low, high)       two floats as the halves of a word, also pack_f16
-//   platform::exp2_approximate(x), log2_approximate(x)
+//   platform::exp2_approximate(x), log2_approximate(x), reciprocal_approximate(x)
 #pragma once
 
 #if defined(__CUDACC__)

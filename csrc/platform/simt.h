@@ -261,6 +261,7 @@ inline unsigned pack_f16(float low, float high) {
 inline std::int64_t most_shared_bytes() { return std::int64_t(simt::config().limits.shared_bytes); }
 
 inline float exp2_approximate(float x) { return std::exp2(x); }
+inline float reciprocal_approximate(float x) { return 1 / x; }
 inline float log2_approximate(float x) { return std::log2(x); }
 
 }  // namespace sslkern::platform
