@@ -12,6 +12,7 @@
 #include "contract/machine.h"
 #include "cpu/isa.h"
 #include "ops/cuda.h"
+#include "ops/packed.h"
 
 namespace py = pybind11;
 
@@ -79,6 +80,22 @@ PYBIND11_MODULE(_C, m) {
         "Why the CUDA kernels do not load; empty if they do.");
   m.def("set_emulation", &ops::set_emulation, py::arg("path"),
         "Has CPU tensors run on emulated CUDA kernels; empty ends it. For tests.");
+  m.def("set_column_blocks", &ops::set_column_blocks, py::arg("count") = ops::kColumnBlocks,
+        "How many blocks walks along columns are split for; without a number, as ever.");
+  m.def("column_splits", &ops::column_splits, py::arg("rows"), py::arg("columns"),
+        "Among how many blocks the columns of a block of rows are split.");
+  m.def(
+      "gradient_rows",
+      [](int64_t rows, int64_t columns, int64_t element_bytes) {
+        const Dtype dtype = element_bytes == 8   ? Dtype::kFloat64
+                            : element_bytes == 4 ? Dtype::kFloat32
+                                                 : Dtype::kBFloat16;
+        return ops::gradient_rows(rows, columns, dtype);
+      },
+      py::arg("rows"), py::arg("columns"), py::arg("element_bytes"),
+      "How many rows of a gradient matrix are in memory at a time.");
+  m.def("product_flop", &ops::product_flop,
+        "Operations of all matrix products that were left to the library so far.");
   m.def("check_values", &ops::check_values, "Whether values on devices are checked.");
   m.def("set_check_values", &ops::set_check_values, py::arg("on"), "See sslkern.check_values.");
 }

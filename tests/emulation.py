@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import simt_build
 
@@ -108,6 +110,17 @@ class Emulation:
         self._library.emulation_launches.restype = ctypes.c_char_p
         text = self._library.emulation_launches().decode()
         return [Recorded.read(line) for line in text.splitlines()]
+
+    def count(self, on: bool) -> None:
+        """Whether launches are counted from here on (PTX alone); forgets what was counted."""
+        self._library.emulation_count(int(on))
+        self._library.emulation_counts()
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """By kernel, since the last call: see csrc/platform/ptx/counting.h."""
+        self._library.emulation_counts.restype = ctypes.c_char_p
+        kernels: dict[str, dict[str, Any]] = json.loads(self._library.emulation_counts())
+        return kernels
 
     def start(self) -> None:
         """Has CPU tensors run on these kernels."""

@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstring>
 #include <mutex>
 
@@ -48,6 +49,8 @@ const Library& cuda_library() {
 
 const cuda::Entries* emulation = nullptr;
 bool device_values_are_checked = false;
+std::atomic<int64_t> asked_product_flop = 0;
+int64_t wanted_column_blocks = kColumnBlocks;
 
 // The bytes from the first element to behind the last one.
 int64_t extent_bytes(const at::Tensor& t) {
@@ -100,6 +103,9 @@ bool values_are_checked(const at::Tensor& t) {
 bool check_values() { return device_values_are_checked; }
 void set_check_values(bool on) { device_values_are_checked = on; }
 
+int64_t column_blocks() { return wanted_column_blocks; }
+void set_column_blocks(int64_t count) { wanted_column_blocks = count; }
+
 bool tf32_is_allowed() { return at::globalContext().allowTF32CuBLAS(); }
 
 CudaCall::CudaCall(const at::Tensor& like)
@@ -137,7 +143,10 @@ void* CudaCall::know_in_place(const at::Tensor& t, bool initialised) {
   return t.mutable_data_ptr();
 }
 
+int64_t product_flop() { return asked_product_flop; }
+
 void product_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add) {
+  asked_product_flop += 2 * a.size(0) * a.size(1) * b.size(1);
   at::Tensor result = out;
   const auto dtype = out.scalar_type();
   if (a.is_cuda() && a.scalar_type() != dtype) {

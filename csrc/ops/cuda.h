@@ -35,6 +35,12 @@ void set_check_values(bool on);
 // Whether float32 products may be rounded to tf32, by torch's own settings.
 bool tf32_is_allowed();
 
+// Blocks that column_splits (packed.h) aims at, so that a large device has work for all of it. A
+// model of large sizes sets another number to have small ones walk as those do.
+inline constexpr int64_t kColumnBlocks = 1024;
+int64_t column_blocks();
+void set_column_blocks(int64_t count);
+
 // One call: the device is current and its stream known while this lives, and so is, to the
 // emulation, the memory that was asked for.
 class CudaCall {
@@ -87,5 +93,8 @@ class CudaCall {
 
 // The product of two matrices with float32 (or float64) results, added to `out` where asked.
 void product_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add);
+
+// Multiplications and additions that product_into has asked for so far.
+int64_t product_flop();
 
 }  // namespace sslkern::ops

@@ -47,9 +47,8 @@ inline Packed pack(CudaCall& call, const at::Tensor& a, const at::Tensor& b, boo
 // How many blocks share the columns of one block of rows: enough blocks for a large device, few
 // enough that each has work. Depends on sizes alone, so that results do not on the device.
 inline std::int64_t column_splits(std::int64_t rows, std::int64_t columns) {
-  constexpr std::int64_t kBlocks = 1024;
   const std::int64_t tiles = padded_rows(columns) / kPackedTile;
-  return std::clamp<std::int64_t>(kBlocks * kPackedTile / padded_rows(rows), 1, tiles);
+  return std::clamp<std::int64_t>(column_blocks() * kPackedTile / padded_rows(rows), 1, tiles);
 }
 
 // Rows of G at a time, a multiple of the tile: as many as 64 MiB hold, for that is what may lie in

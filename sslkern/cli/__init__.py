@@ -1,1 +1,1 @@
-"""The command line: ``python -m sslkern {info,bench,verify,train}``."""
+"""The command line: ``python -m sslkern {info,bench,verify,train,model}``."""

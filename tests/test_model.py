@@ -1,0 +1,280 @@
+"""The roofline model: what it counts of NT-Xent's kernels, its fits, and the command."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import simt_build
+import torch
+
+from sslkern.bench.contenders import Size
+from sslkern.cli.errors import UserError
+from sslkern.cli.main import main
+from sslkern.model import emulation, ntxent
+from sslkern.model.counts import (
+    Counts,
+    counts_of,
+    matrix_flop,
+    sector_efficiency,
+    short_name,
+    total,
+)
+from sslkern.model.fit import CHECK, SMALL, Walk, fit
+from sslkern.model.gpus import GPUS
+from sslkern.model.roofline import predict
+
+DIM = 128
+FIT_DIM = 64  # a chunk: the least that walks
+WALKING = {"forward": "ntxent_fwd_kernel", "backward": "ntxent_tiles_kernel"}
+BYTES = 2  # of an element
+
+needs_nvcc = pytest.mark.skipif(
+    shutil.which("nvcc") is None or shutil.which(simt_build.compiler()) is None,
+    reason="needs nvcc and a C++ compiler",
+)
+
+
+@pytest.fixture(scope="module")
+def library() -> Iterator[Any]:
+    gpu = GPUS["h100"]
+    found = emulation.library(gpu.architecture, gpu.shared_bytes)
+    yield found
+    found.shared_bytes(99 << 10)
+
+
+@pytest.fixture(scope="module")
+def small(library: Any) -> ntxent.Run:
+    return ntxent.run(library, Walk(4, 2), DIM, torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def fits(library: Any) -> ntxent.Fits:
+    return ntxent.fits(library, FIT_DIM, torch.bfloat16)
+
+
+# ---- the kernels of NT-Xent, counted
+
+
+def walking(run: ntxent.Run, name: str) -> Counts:
+    return run.kernels[name][WALKING[name]]
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", WALKING)
+def test_products_are_what_the_formula_asks_for(small: ntxent.Run, name: str) -> None:
+    rows = 4 * ntxent.TILE
+    assert matrix_flop(walking(small, name)) == {"bf16": 2 * rows * rows * DIM}
+
+
+@needs_nvcc
+def test_library_products_are_what_the_formula_asks_for(small: ntxent.Run) -> None:
+    rows = 4 * ntxent.TILE
+    assert small.product_flop == {"forward": 0, "backward": 2 * rows * rows * DIM}
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", WALKING)
+def test_main_loops_have_no_bank_conflicts(small: ntxent.Run, name: str) -> None:
+    """Copies into shared memory and ldmatrix; sums that a block writes at its end are no loop."""
+    lines = [x for x in small.lines if short_name(x["kernel"]) == WALKING[name]]
+    assert {"ldmatrix", "copy"} <= {x["class"] for x in lines if "shared" in x}
+    in_loop = [x for x in lines if x["class"] in ("ldmatrix", "copy")]
+    assert not [x["source"] for x in in_loop if x["shared"]["conflicts"] > 0]
+    assert all(x["source"] for x in in_loop)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", WALKING)
+def test_sectors_hold_what_was_asked_for(small: ntxent.Run, name: str) -> None:
+    assert sector_efficiency(walking(small, name)) >= 0.95
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", WALKING)
+def test_global_memory_is_read_little_beyond_the_tiles(small: ntxent.Run, name: str) -> None:
+    """A block's tile of A once and each tile of B; backward also every element of G, written."""
+    tiles, splits = 4, 2
+    least = (tiles * splits + tiles * tiles) * ntxent.TILE * DIM * BYTES
+    if name == "backward":
+        least += (tiles * ntxent.TILE) ** 2 * BYTES
+    asked = 32 * total(walking(small, name), "sectors")
+    assert least <= asked <= 1.5 * least
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", WALKING)
+def test_exponentials_are_one_per_element(small: ntxent.Run, name: str) -> None:
+    """And one per row of a lane and tile forward.
+
+    Backward two in the tiles that hold the diagonal or partners.
+    """
+    rows = 4 * ntxent.TILE
+    elements = 32 * walking(small, name)["issued function"]
+    assert rows * rows <= elements <= 2 * rows * rows
+
+
+# ---- fits
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", WALKING)
+def test_counts_of_walks_are_exact(fits: ntxent.Fits, name: str) -> None:
+    assert fits.kernels[name][WALKING[name]].error == 0
+
+
+@needs_nvcc
+def test_counts_of_the_librarys_products_are_exact(fits: ntxent.Fits) -> None:
+    assert fits.product_flop["backward"].error == 0
+    found = fits.product_flop["backward"].at(Walk(256, 1))["flop"]
+    assert found == pytest.approx(2 * 32768**2 * FIT_DIM, rel=1e-12)
+
+
+@needs_nvcc
+def test_fits_predict_what_the_operator_does_by_itself(library: Any, fits: ntxent.Fits) -> None:
+    """At a size whose number of splits nobody has set."""
+    size = Size(3 * ntxent.STEP, FIT_DIM)
+    z_a, z_b = ntxent.make_inputs(size, torch.bfloat16)
+    library.start()
+    library.count(True)
+    try:
+        ntxent.sslkern.ntxent_loss(z_a, z_b, ntxent.TEMPERATURE)
+        counts = counts_of(library.counts())["ntxent_fwd_kernel"]
+    finally:
+        library.count(False)
+        library.stop()
+    assert not library.findings()
+    walk = ntxent.walk_of("forward", "ntxent_fwd_kernel", size, torch.bfloat16)
+    assert walk == Walk(6, 6)
+    found = fits.kernels["forward"]["ntxent_fwd_kernel"].at(walk)
+    assert set(counts) <= set(found)
+    for key, value in found.items():
+        assert value == pytest.approx(counts.get(key, 0), abs=1e-6), key
+
+
+def counted(walk: Walk) -> Counts:
+    """A count that has every term."""
+    tiles, splits = walk.tiles, walk.splits
+    return {"x": walk.launches * 7 + 3 * tiles + 5 * tiles**2 + 2 * tiles * splits}
+
+
+def test_fits_of_four_terms_are_exact() -> None:
+    found = fit([(walk, counted(walk)) for walk in SMALL], (CHECK, counted(CHECK)))
+    assert found.error == 0
+    large = Walk(256, 128, launches=32)
+    assert found.at(large)["x"] == pytest.approx(counted(large)["x"], rel=1e-12)
+
+
+def test_fits_say_how_far_off_they_are() -> None:
+    def cubic(walk: Walk) -> Counts:
+        return {"x": walk.tiles**3}
+
+    found = fit([(walk, cubic(walk)) for walk in SMALL], (CHECK, cubic(CHECK)))
+    assert found.error > 0.01
+
+
+def test_large_gradients_are_launched_in_parts() -> None:
+    size = Size(32768, 128)
+    walk = ntxent.walk_of("backward", "ntxent_tiles_kernel", size, torch.bfloat16)
+    assert walk == Walk(256, 128, launches=32)
+    assert ntxent.walk_of("backward", "finish_rows_kernel", size, torch.bfloat16).launches == 1
+    assert ntxent.walk_of("forward", "ntxent_fwd_kernel", size, torch.bfloat16) == Walk(256, 4)
+
+
+# ---- the roofline
+
+
+def counts(**more: float) -> Counts:
+    base: Counts = {"launches": 1, "blocks": 1000, "wavefronts": 0, "requests": 0, "conflicts": 0}
+    return base | {name.replace("_", " "): value for name, value in more.items()}
+
+
+@pytest.mark.parametrize(("unit", "found"), [
+    ("special", counts(issued_function=1e6)),
+    ("shared", counts(wavefronts=1e6)),
+    ("L2", counts(sectors_copy=1e6)),
+    ("DRAM", counts(sectors_load=1e6, distinct_read=1e6)),
+    ("issue", counts(issued_control=1e6)),
+    ("matrix", counts() | {"matrix m16n8k16.bf16": 1e6}),
+])  # fmt: skip
+def test_the_slowest_unit_limits(unit: str, found: Counts) -> None:
+    prediction = predict(found, GPUS["h100"])
+    assert prediction.limit == unit
+    assert prediction.seconds == prediction.units[unit] > 0
+
+
+def test_times_are_counts_over_ceilings() -> None:
+    gpu = GPUS["a100"]
+    units = predict(counts(issued_function=1e6, sectors_load=4e6), gpu).units
+    assert units["special"] == pytest.approx(32e6 / (16 * 108 * 1.41e9))
+    assert units["L2"] == pytest.approx(128e6 / (5120 * 1.41e9))
+
+
+def test_a_launch_of_one_block_has_one_multiprocessor() -> None:
+    gpu = GPUS["h100"]
+    one = predict(counts(issued_function=1e6) | {"blocks": 1}, gpu)
+    all_ = predict(counts(issued_function=1e6), gpu)
+    assert one.units["special"] == pytest.approx(132 * all_.units["special"])
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_dense_peaks_are_the_published_ones(name: str) -> None:
+    published = {"h100": 989e12, "a100": 312e12}
+    assert GPUS[name].dense("bf16") == pytest.approx(published[name], rel=2e-3)
+
+
+# ---- the command
+
+
+def call(*argv: str) -> int:
+    try:
+        return main(["model", *argv])
+    except SystemExit as leave:
+        return int(str(leave.code))
+
+
+@pytest.mark.parametrize(("argv", "fragment"), [
+    (("--sizes", "300x64"), "expected N in size 300x64 to be a multiple of 256"),
+    (("--sizes", "64"), "expected sizes such as 2048x128"),
+    (("--gpu", "abacus"), "invalid choice: 'abacus'"),
+    (("--op", "triplet"), "invalid choice: 'triplet'"),
+])  # fmt: skip
+def test_wrong_arguments_give_one_line(
+    argv: tuple[str, ...], fragment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*argv) == 2
+    error = capsys.readouterr().err
+    assert fragment in error
+    assert error.count("\n") == 1
+
+
+def test_an_installed_package_says_that_a_checkout_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(emulation, "TESTS", tmp_path / "tests")
+    assert call("--sizes", "512x64") == 2
+    error = capsys.readouterr().err
+    assert "expected a source checkout" in error
+    assert "got an installed package" in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"expected nvcc and a C\+\+ compiler .* got: no C\+\+"):
+        emulation.library(90, 99 << 10)
+
+
+@needs_nvcc
+def test_the_table_says_that_it_is_a_model(
+    fits: ntxent.Fits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ntxent, "fits", lambda *_: fits)
+    assert call("--sizes", f"32768x{FIT_DIM}") == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].endswith("a model, not a measurement")
+    for word in ("ntxent_fwd", "ntxent_tiles", "predicted / floor", "exact", "62.9 %"):
+        assert word in text
