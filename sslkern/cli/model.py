@@ -39,7 +39,8 @@ reading the table
   conflicts        wavefronts of shared memory beyond the least, of all
   fit              how far the check of the counts was off; exact: not at all
   products         matrix products by the library, at the dense peak
-  floor            the largest of: products at the dense peak, N^2 exponentials, embeddings once
+  floor            the largest of: products (of kernels by mma.sync, of the library at the
+                   dense peak), N^2 exponentials, embeddings once
 
 example
   python -m sslkern model --op ntxent --sizes 32768x128,32768x256 --dtype bfloat16 --gpu h100"""

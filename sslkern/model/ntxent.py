@@ -112,11 +112,13 @@ def walk_of(name: str, kernel: str, size: Size, dtype: torch.dtype) -> Walk:
 def floors(name: str, size: Size, dtype: torch.dtype, gpu: Gpu) -> dict[str, float]:
     """Seconds that no version with a row of blocks per row of tiles can go below, by unit.
 
-    One product and N^2 exponentials forward; the same and one more product backward. Memory: the
+    One product and N^2 exponentials forward; the same and one more product backward. The first is
+    that of the kernels, by mma.sync, the other the library's, at the dense peak. Memory: the
     embeddings once, and what is returned.
     """
     n, d = size.rows, size.dim
-    products = 1 if name == "forward" else 2
+    share = 1.0 if dtype == torch.float64 else gpu.mma_share
+    products = 1 / share + (0 if name == "forward" else 1)
     returned = 12 * n if name == "forward" else n * d * dtype.itemsize
     return {
         "matrix": products * 2 * n * n * d / product_rate(dtype, gpu),
