@@ -7,6 +7,7 @@
 #include "contract/cuda.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
+#include "contract/supcon.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)          \
   X(pack_rows, PackRows)                 \
@@ -15,7 +16,13 @@
   X(sum_in_order, SumInOrder)            \
   X(ntxent_fwd, NtxentSums)              \
   X(ntxent_weights, NtxentWeights)       \
-  X(ntxent_tiles, NtxentTiles)
+  X(ntxent_tiles, NtxentTiles)           \
+  X(supcon_classes, SupconClasses)       \
+  X(supcon_negatives, SupconNegatives)   \
+  X(supcon_positives, SupconPositives)   \
+  X(supcon_upstream, SupconUpstream)     \
+  X(supcon_weights, SupconWeights)       \
+  X(supcon_tiles, SupconTiles)
 
 namespace sslkern::cuda {
 
