@@ -30,7 +30,7 @@ VARIANTS = ["out", "in", "in_sum", "pairwise"]
 SIZES = [
     (1, 1), (1, 130), (2, 3), (5, 32), (6, 31), (7, 33), (11, 257), (12, 16), (13, 1), (15, 64),
     (16, 127), (17, 128), (31, 7), (32, 256), (33, 100), (95, 130), (96, 64), (97, 3), (191, 33),
-    (192, 16), (194, 257), (288, 5), (290, 40),
+    (192, 16), (194, 257), (288, 5), (290, 40), (520, 8),
 ]  # fmt: skip
 LARGE_SIZES = [(770, 8), (1730, 3)]
 
@@ -245,6 +245,7 @@ def test_matches_reference(variant: str, n: int, d: int, dtype: torch.dtype) -> 
     assert_supcon_like_reference(make_inputs(n, d, dtype, "single"), variant=variant)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("n", "d"), LARGE_SIZES)
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -562,6 +563,7 @@ def test_rows_of_one_class_have_no_pairwise_loss(temperature: float, dtype: torc
     assert not result["grad_temperature"].any()
 
 
+@pytest.mark.large
 def test_more_than_two_to_the_31_similarities() -> None:
     """Also in the gradient: of identical rows it is zero."""
     z = torch.ones(47000, 2, requires_grad=True)
@@ -1067,6 +1069,7 @@ def test_equals_lightly_weighted_dcl(temperature: float, sigma: float) -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("temperature", [0.1, 0.01])
 @pytest.mark.parametrize("classes", ["hundred", "two"])
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -1083,6 +1086,7 @@ def test_bitwise_the_same_for_any_thread_count(
             assert all(torch.equal(again[name], expected[name]) for name in expected)
 
 
+@pytest.mark.cpu_only
 def test_uniformity_and_dcl_are_bitwise_the_same_for_any_thread_count() -> None:
     x = make_views(250, 40, torch.float32)
     torch.set_num_threads(1)

@@ -12,6 +12,7 @@
 #include "contract/ntxent.h"
 #include "contract/packed.h"
 #include "contract/siglip.h"
+#include "contract/supcon.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)                               \
   X(pack_rows, PackRows)                                      \
@@ -44,7 +45,13 @@
   X(siglip_weights, SiglipWeights)                            \
   X(siglip_lift, SiglipLift)                                  \
   X(siglip_tiles, SiglipTiles)                                \
-  X(siglip_losses, SiglipLosses)
+  X(siglip_losses, SiglipLosses)                              \
+  X(supcon_classes, SupconClasses)                            \
+  X(supcon_negatives, SupconNegatives)                        \
+  X(supcon_positives, SupconPositives)                        \
+  X(supcon_upstream, SupconUpstream)                          \
+  X(supcon_weights, SupconWeights)                            \
+  X(supcon_tiles, SupconTiles)
 
 namespace sslkern::cuda {
 

@@ -2,12 +2,9 @@
 #pragma once
 #include "contract/ntxent.h"
 #include "cuda/online.cuh"
+#include "cuda/self_similarity.cuh"
 
 namespace sslkern::cuda {
-
-// Scores of the base 2 up to here need no shift: 2^60 times weights of 2^-60 lose nothing in
-// float32, and a rounding error of 60 eps is below that of a logit.
-constexpr double kUnshifted = 60;
 
 // Where two tiles of rows of Z meet: whether rows meet themselves, their partners, or padding.
 struct PairTile {
@@ -23,31 +20,6 @@ struct PairTile {
   }
   SSLKERN_DEVICE int partner(int i) const { return i < B ? i + B : i - B; }
 };
-
-// x_ij = s_ij log2(e) from the products of packed rows. The column's factor holds the scale.
-template <class P>
-SSLKERN_DEVICE void scale_results(Results<P>& c, const void* row_factor, int first_row,
-                                  const ColumnValues<P>& column, const Place<P>& at) {
-#pragma unroll
-  for (int m = 0; m < P::kM; ++m) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const typename P::Working factor = row_value<P>(row_factor, first_row, m, h, at);
-#pragma unroll
-      for (int q = 0; q < 2 * P::kN; ++q)
-        c[m][q / 2][2 * h + q % 2] *= factor * column[q / 2][q % 2];
-    }
-  }
-}
-
-template <class P>
-SSLKERN_DEVICE void multiply_columns(ColumnValues<P>& v, typename P::Working factor) {
-#pragma unroll
-  for (int j = 0; j < P::kN; ++j) {
-    v[j][0] *= factor;
-    v[j][1] *= factor;
-  }
-}
 
 // Grid (tiles of rows, splits), block P::kThreads, dynamic shared memory of shared_need with
 // OnlineRows besides. A block owns the rows of its tile and walks along its share of the columns; a
@@ -111,59 +83,35 @@ __global__ void __launch_bounds__(256) ntxent_weights_kernel(NtxentWeights p) {
   static_cast<T*>(p.coarse)[i] = T(g * exp2(-lse));
 }
 
-// What a block does with a tile of products: G in its place, a row at a time.
+// What a block does with a tile of products: G in its place, a row at a time. The results are the
+// lane's parts of the slope.
 template <class P>
 struct PairGradient {
   using T = typename P::Working;
   const NtxentTiles& p;
   const PairTile& pair;
-  const Place<P>& at;
-  typename P::Element* to;  // element (0, 0) of the block's tile of G
-  T scale;                  // log2(e) / tau
+  const GradientTile<P>& tile;
 
-  SSLKERN_DEVICE T of_row(const void* values, int row) const {
-    return static_cast<const T*>(values)[pair.row + row];
-  }
-
-  // 2^x (coarse_i + coarse_j): no shift, one exponential. The result is the lane's part of the
-  // slope.
   SSLKERN_DEVICE T plain(Results<P>& c) const {
-    T slope = 0;
-    ColumnValues<P> factor, coarse;
-    load_columns<P>(factor, p.z.factor, pair.column, at);
-    load_columns<P>(coarse, p.coarse, pair.column, at);
-    RowPointer<P> pointer(to, p.z.padded_N(), at);
-    for_each_row<P>(c, at, [&](int row, RowResults<P>& x) {
-      const T row_factor = of_row(p.z.factor, row) * scale, row_coarse = of_row(p.coarse, row);
-      const T written = T(gradient_scale(p.z.dtype));
-#pragma unroll
-      for (int q = 0; q < 2 * P::kN; ++q) {
-        const T column_factor = factor[q / 2][q % 2], score = x[q] * (row_factor * column_factor);
-        const T value = power_of_two(score) * (row_coarse + coarse[q / 2][q % 2]);
-        slope += value * score;
-        x[q] = value * (column_factor * written);
-      }
-      pointer.store(x);
-    });
-    return slope;
+    return unshifted_gradient<P, false>(c, tile, p.coarse, nullptr);
   }
 
   // With shifts, the terms of the partners, and zeros on the diagonal and behind the last column.
   SSLKERN_DEVICE T general(Results<P>& c) const {
     T slope = 0;
     ColumnValues<P> factor, shift, fine;
-    load_columns<P>(factor, p.z.factor, pair.column, at);
-    load_columns<P>(shift, p.shift, pair.column, at);
-    load_columns<P>(fine, p.fine, pair.column, at);
-    RowPointer<P> pointer(to, p.z.padded_N(), at);
-    for_each_row<P>(c, at, [&](int row, RowResults<P>& x) {
-      const T row_factor = of_row(p.z.factor, row) * scale;
-      const T row_shift = of_row(p.shift, row), row_fine = of_row(p.fine, row);
+    tile.load_columns(factor, p.z.factor);
+    tile.load_columns(shift, p.shift);
+    tile.load_columns(fine, p.fine);
+    RowPointer<P> pointer = tile.pointer();
+    for_each_row<P>(c, tile.at, [&](int row, RowResults<P>& x) {
+      const T row_factor = tile.of_row(p.z.factor, row) * tile.scale;
+      const T row_shift = tile.of_row(p.shift, row), row_fine = tile.of_row(p.fine, row);
       const int i = pair.row + row, partner = i < pair.N ? pair.partner(i) : -1;
-      const T both = of_row(p.both, row);
+      const T both = tile.of_row(p.both, row);
 #pragma unroll
       for (int q = 0; q < 2 * P::kN; ++q) {
-        const int j = pair.column + at.column_of(q / 2, q % 2);
+        const int j = pair.column + tile.at.column_of(q / 2, q % 2);
         const T column_factor = factor[q / 2][q % 2], score = x[q] * (row_factor * column_factor);
         T value = power_of_two(score - row_shift) * row_fine +
                   power_of_two(score - shift[q / 2][q % 2]) * fine[q / 2][q % 2];
@@ -195,7 +143,8 @@ __global__ void __launch_bounds__(P::kThreads) ntxent_tiles_kernel(NtxentTiles p
     const int row = int(blockIdx.x) * P::kSide;
     const PairTile pair{int(p.first_row) + row, tile * P::kSide, int(p.z.N), int(p.B)};
     E* to = static_cast<E*>(p.gradient) + row * p.z.padded_N() + pair.column;
-    const PairGradient<P> gradient{p, pair, at, to, T(scale)};
+    const GradientTile<P> place{p.z, pair.row, pair.column, at, to, T(scale)};
+    const PairGradient<P> gradient{p, pair, place};
     slope += double(unshifted && pair.is_plain<P>() ? gradient.plain(c) : gradient.general(c));
   });
   const std::int64_t block = (p.first_row / P::kSide + blockIdx.x) * p.splits + blockIdx.y;
