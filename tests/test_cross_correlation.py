@@ -425,6 +425,7 @@ def test_keeps_digits_where_the_sums_nearly_cancel(
     assert wide == (expected and route == "gram")
 
 
+@pytest.mark.large
 def test_keeps_digits_with_more_rows_than_are_taken_at_once() -> None:
     """Of products in float64 only some exist at a time."""
     assert_like_reference(orthogonal_views(1500, 3, 0.003, torch.float32), "gram", 1.0)
