@@ -37,8 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _backends_of(metafunc: pytest.Metafunc, names: list[str]) -> list[str]:
-    """An operator without CUDA kernels has the CPU alone. A module tests that of its name, or
-    OPERATOR."""
+    """An operator without CUDA kernels has the CPU alone; its name is the module's, or OPERATOR."""
     row = getattr(metafunc.module, "OPERATOR", metafunc.module.__name__.removeprefix("test_"))
     has_kernels = (emulation.CSRC / "cuda" / f"{row}.cu").exists()
     if not has_kernels or metafunc.definition.get_closest_marker("cpu_only"):
