@@ -242,12 +242,13 @@ SSLKERN_DEVICE void keep_positives(Results<P>& c, const KeyTile<P>& tile,
 // along its share of the keys.
 //
 // One direction: a lane keeps the largest score and the sum of powers of the columns that it has
-// seen of its rows. Per element of S: D multiply-adds, one exponential, six operations.
+// seen of its rows. Per element of S: D multiply-adds, one exponential, five operations.
 // Symmetric: the same powers are added along the columns too, and the pair of each column and 64
-// rows (32 in float64) is written, 1/8 byte per element. One exponential and nine operations; a
-// second exponential only in those parts of a warp, 64 x 32, whose rows or columns differ by more
-// than 2^80: with CLIP's scale of 100 those with targets in them. Nothing else of S is written.
-// kCounts, for label smoothing and ids: each pair is looked at, eight operations more.
+// rows (32 in float64) is written, 1/8 byte per element (1/2). One exponential, seven operations
+// and 12 shuffles per 64 elements; a second exponential only in those parts of a warp, 64 x 32,
+// whose rows or columns differ by more than 2^80: with CLIP's scale of 100 those with targets in
+// them. Nothing else of S is written. kCounts, for label smoothing and ids: each pair is looked at,
+// some eight operations more.
 template <class P, bool kResident, bool kSymmetric, bool kCounts>
 __global__ void __launch_bounds__(P::kThreads, kResident && !kSymmetric ? P::kMinBlocks : 1)
     info_nce_fwd_kernel(InfoNceSums p) {

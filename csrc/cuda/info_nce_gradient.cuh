@@ -181,9 +181,9 @@ struct KeyGradient {
 
 // Grid (tiles of the given rows, splits), block P::kThreads, dynamic shared memory of shared_need.
 // Writes G, (rows, padded M): per element D multiply-adds, one exponential (symmetric: two where a
-// target is near, or all lse are not within 2^60 of their middle), nine operations and its bytes
-// once. kExtras: ids and, if symmetric, label smoothing, for which each pair is looked at; and the
-// sums of columns, two operations more and 1/8 byte (1/2 in float64).
+// target is near, or all lse are not within 2^60 of their middle), eight operations (nine) and its
+// bytes once. kExtras: ids and, if symmetric, label smoothing, for which each pair is looked at;
+// and the sums of columns, three operations more and 1/8 byte (1/2 in float64).
 template <class P, bool kResident, bool kSymmetric, bool kExtras>
 __global__ void __launch_bounds__(P::kThreads, 1) info_nce_tiles_kernel(InfoNceTiles p) {
   using T = typename P::Working;

@@ -27,8 +27,10 @@ const int64_t* read_index(CudaCall& call, const OptionalTensor& t) {
   return t ? call.read<int64_t>(call.keep(t->contiguous())) : nullptr;
 }
 
-const double* read_double(CudaCall& call, const Tensor& t) {
-  return call.read<double>(call.keep(t.to(at::kDouble).contiguous()));
+// A number may be a tensor of the CPU.
+const double* read_double(CudaCall& call, const Tensor& t, const Tensor& like) {
+  const auto options = like.options().dtype(at::kDouble);
+  return call.read<double>(call.keep(t.to(options).contiguous()));
 }
 
 Prepared prepare(CudaCall& call, const Arguments& a) {
@@ -38,14 +40,14 @@ Prepared prepare(CudaCall& call, const Arguments& a) {
   const int64_t columns = p.key.view.padded_N();
   p.slope = empty({columns}, accumulate_dtype(a.key.scalar_type()), a.key);
   p.offset = empty({columns}, accumulate_dtype(a.key.scalar_type()), a.key);
-  p.scale = read_double(call, a.scale);
+  p.scale = read_double(call, a.scale, a.query);
   p.scale_per_key = a.scale.numel() > 1;
   InfoNceColumns c{};
   c.in.query = p.query.view;
   c.in.key = p.key.view;
   c.in.scale = p.scale;
   c.in.scale_per_key = p.scale_per_key;
-  c.in.bias = a.bias ? read_double(call, *a.bias) : nullptr;
+  c.in.bias = a.bias ? read_double(call, *a.bias, a.query) : nullptr;
   c.slope = call.write(p.slope);
   c.offset = call.write(p.offset);
   call->info_nce_columns(c, call.launch());
@@ -76,7 +78,7 @@ InfoNceSide side_of(CudaCall& call, const PackedRows& rows, int64_t parts, bool 
   return side;
 }
 
-// The terms of one side, (5, padded), from its upstream gradient.
+// The terms of one side, from its upstream gradient.
 InfoNceTerms terms_of(CudaCall& call, InfoNceWeights w, const PackedRows& rows,
                       const Tensor& like) {
   const auto working = accumulate_dtype(like.scalar_type());
@@ -268,7 +270,7 @@ Tensor rank_on_cuda(const Arguments& a, const OptionalTensor& threshold) {
   InfoNceCounts c{};
   c.in = p.in;
   c.splits = p.splits();
-  if (threshold) c.threshold = read_double(call, *threshold);
+  if (threshold) c.threshold = read_double(call, *threshold, a.query);
   if (a.target)
     c.limit = call.scratch(empty({rows}, accumulate_dtype(a.query.scalar_type()), a.query));
   const Tensor larger = empty({c.splits, rows}, at::kInt, a.query);
