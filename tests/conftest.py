@@ -14,7 +14,7 @@ import sslkern
 
 # How many of the cases of one test function run on a backend; all on the others. What is emulated
 # takes a thousand times as long.
-MOST_CASES = {"simt": 10, "asan": 4, "ptx-80": 3, "ptx-90": 1, "ptx-100": 1, "ptx-120": 1}
+MOST_CASES = {"simt": 5, "asan": 4, "ptx-80": 2, "ptx-90": 1, "ptx-100": 1, "ptx-120": 1}
 DEFAULT = ["cpu", "simt", *(f"ptx-{n}" for n in emulation.ARCHITECTURES)]
 
 
@@ -33,7 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "backend" in metafunc.fixturenames:
+    own = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if "backend" in metafunc.fixturenames and "backend" not in own:
         names = metafunc.config.getoption("--backends").split(",")
         metafunc.parametrize("backend", _backends_of(metafunc, names), indirect=True)
 

@@ -130,7 +130,7 @@ constexpr int supcon_sums(bool pairs) { return pairs ? 3 : 1; }
 struct SupconUpstream {
   std::int64_t N;
   const std::int64_t* order;
-  const double* pair_weight;        // (N) as z, like the others; null unless pairs
+  const double* pair_weight;  // (N) as z, like the others; null unless pairs
   const double* grad_lse_negative;
   const double* grad_lse_positive;
   const double* grad_sum_positive;

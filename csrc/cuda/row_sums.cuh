@@ -1,43 +1,57 @@
-// Sums over rows whose terms come tile by tile.
+// Sums over the rows of a block of tiles.
 #pragma once
 #include "cuda/block.cuh"
 #include "cuda/tile.cuh"
 
 namespace sslkern::cuda {
 
-// `count` sums of each row, over the columns that a warp has seen. The state is in shared memory, a
-// value per row and warp across, which the first of the four lanes that share a row keeps.
+// Of the rows of a lane's results, each over the columns that the lane has seen, and at last over
+// all. In float64, since rows may be long; in shared memory, where lanes find their own without
+// bank conflicts, since beside a tile there are no registers for them.
 template <class P>
-struct SummedRows {
-  using T = typename P::Working;
-  static constexpr int kValues = P::kWarpsAcross * P::kSide;
-  static constexpr std::int64_t kBytes = kValues * sizeof(T);  // of one sum
+struct RowSums {
+  static constexpr int kRows = 2 * P::kM;
+  static constexpr std::int64_t kBytes = kRows * P::kThreads * sizeof(double);
 
-  T* state;
-  int count;
+  double* state;  // kBytes of shared memory
   const Place<P>& at;
 
-  // To be called by the whole block, which must meet a barrier before it adds.
+  SSLKERN_DEVICE double& of(int q) const { return state[q * P::kThreads + int(threadIdx.x)]; }
+
   SSLKERN_DEVICE void clear() const {
-    for (int n = int(threadIdx.x); n < count * kValues; n += P::kThreads) state[n] = 0;
-  }
-  // Adds the lanes' terms of row (m, h) to sum k. To be called by whole warps.
-  SSLKERN_DEVICE void add(int k, int m, int h, T x) const {
-    x += __shfl_xor_sync(kAllLanes, x, 1);
-    x += __shfl_xor_sync(kAllLanes, x, 2);
-    const int warp_column = at.column / P::kWarpColumns;
-    if (at.t == 0) state[k * kValues + warp_column * P::kSide + at.row_of(m, h)] += x;
-  }
-  // Writes the sums of the block's rows to `to`, those of one kind adjacent and kinds `pitch`
-  // apart. To be called by the whole block.
-  SSLKERN_DEVICE void write(T* to, std::int64_t pitch) const {
-    __syncthreads();  // all has been added
-    for (int n = int(threadIdx.x); n < count * P::kSide; n += P::kThreads) {
-      const int k = n / P::kSide, row = n % P::kSide;
-      T total = 0;
 #pragma unroll
-      for (int w = 0; w < P::kWarpsAcross; ++w) total += state[k * kValues + w * P::kSide + row];
-      to[k * pitch + row] = total;
+    for (int q = 0; q < kRows; ++q) of(q) = 0;
+  }
+
+  // Along the rows of a tile, in the order of for_each_row.
+  struct Cursor {
+    double* next;
+    SSLKERN_DEVICE void add(double x) {
+      *next += x;
+      next += P::kThreads;
+    }
+  };
+  SSLKERN_DEVICE Cursor cursor() const { return {&of(0)}; }
+
+  // Writes those of the block's rows to `to`. `shared` holds kWarpsAcross x kSide of them, apart
+  // from the state, and is free again after the block's next barrier. To be called by the whole
+  // block.
+  SSLKERN_DEVICE void write(double* to, double* shared) const {
+    __syncthreads();  // what was in `shared` has been read by all
+    const int warp_column = at.column / P::kWarpColumns;
+#pragma unroll
+    for (int q = 0; q < kRows; ++q) {
+      double sum = of(q);
+      sum += __shfl_xor_sync(kAllLanes, sum, 1);
+      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      if (at.t == 0) shared[warp_column * P::kSide + at.row_of(q / 2, q % 2)] = sum;
+    }
+    __syncthreads();
+    for (int row = int(threadIdx.x); row < P::kSide; row += P::kThreads) {
+      double sum = 0;
+#pragma unroll
+      for (int w = 0; w < P::kWarpsAcross; ++w) sum += shared[w * P::kSide + row];
+      to[row] = sum;
     }
   }
 };

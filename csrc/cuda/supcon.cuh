@@ -8,7 +8,7 @@
 #pragma once
 #include "cuda/online.cuh"
 #include "cuda/self_similarity.cuh"
-#include "cuda/row_sums.cuh"
+#include "cuda/summed_rows.cuh"
 #include "cuda/supcon_classes.cuh"
 
 namespace sslkern::cuda {
@@ -73,8 +73,7 @@ __global__ void __launch_bounds__(256) supcon_merge_negatives_kernel(SupconNegat
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x, padded = p.in.z.padded_N();
   if (i >= padded) return;
   const bool exists = i < p.in.z.N;
-  const double lse =
-      exists ? merged_lse(static_cast<const T*>(p.partial), i, padded, p.splits) : 0;
+  const double lse = exists ? merged_lse(static_cast<const T*>(p.partial), i, padded, p.splits) : 0;
   if (exists) p.lse_negative[p.in.order[i]] = lse * kLn2;
   if (!p.in.pairs) return;
   const T high = T(lse);
@@ -189,12 +188,12 @@ __global__ void __launch_bounds__(256) supcon_merge_positives_kernel(SupconPosit
   for (int split = 0; split < splits; ++split) {
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
-      if (k < count) sums[k] += double(static_cast<const T*>(p.sums)[(split * count + k) * padded + i]);
+      if (k < count)
+        sums[k] += double(static_cast<const T*>(p.sums)[(split * count + k) * padded + i]);
     }
   }
   const std::int64_t row = p.in.order[i];
-  p.lse_positive[row] =
-      merged_lse(static_cast<const T*>(p.partial), i, padded, splits) * kLn2;
+  p.lse_positive[row] = merged_lse(static_cast<const T*>(p.partial), i, padded, splits) * kLn2;
   p.sum_positive[row] = sums[0] * kLn2;
   if (!p.in.pairs) return;
   p.pair_loss[row] = sums[1] * kLn2;

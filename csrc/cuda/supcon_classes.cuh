@@ -1,5 +1,5 @@
-// Classes of sorted rows: where tiles hold positives, and which elements are. Each class is a run of
-// places, so its positives fill a square on the diagonal.
+// Classes of sorted rows: where tiles hold positives, and which elements are. Each class is a run
+// of places, so its positives fill a square on the diagonal.
 #pragma once
 #include "contract/supcon.h"
 #include "cuda/tile.cuh"

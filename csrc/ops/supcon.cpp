@@ -165,8 +165,7 @@ Forward supcon_fwd(const Tensor& z, const Tensor& labels, const Tensor& temperat
   const Tensor x = with_adjacent_columns(z), tau = as_double(temperature, z);
   const Statistics s = runs_on_cuda(x) ? fwd_on_cuda(x, labels, tau, normalize, pairs)
                                        : fwd_on_cpu(x, labels, tau, normalize, pairs);
-  return {s.negative,    s.positive,  s.sum,   s.pair_loss,
-          s.pair_weight, s.positives, s.order, s.end};
+  return {s.negative, s.positive, s.sum, s.pair_loss, s.pair_weight, s.positives, s.order, s.end};
 }
 
 // What both backends take, once checked: the upstream gradients of the statistics, and what the
@@ -206,8 +205,8 @@ Gradients bwd_on_cpu(const Backward& x) {
 
 // `unit` and `upstream` are memory for what their names say.
 SupconWeights weights_on_cuda(CudaCall& call, const Backward& x, const PackedRows& z,
-                              const std::int64_t* order, const Tensor& unit,
-                              const Tensor& upstream, const Tensor& weights) {
+                              const std::int64_t* order, const Tensor& unit, const Tensor& upstream,
+                              const Tensor& weights) {
   SupconUpstream u{};
   u.N = z.N;
   u.order = order;
