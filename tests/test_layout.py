@@ -16,8 +16,6 @@ COLUMNS = [
     "csrc/contract/{}.h",
     "csrc/ops/{}.cpp",
     "csrc/cpu/{}.cpp",
-    "csrc/cuda/{}.cu",
-    "csrc/cuda/{}.cuh",
     "sslkern/ops/{}.py",
     "sslkern/reference/{}.py",
     "sslkern/losses/{}.py",
@@ -57,6 +55,15 @@ def test_there_are_rows() -> None:
 def test_row_is_complete(row: str) -> None:
     missing = [c.format(row) for c in COLUMNS if not (ROOT / c.format(row)).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_cuda_cells_come_together(row: str) -> None:
+    """Kernels, launchers, entries and their registration; or none of them."""
+    kernels = (CSRC / "cuda" / f"{row}.cuh").exists()
+    entries = f"X({row}_" in (CSRC / "contract" / "entries.h").read_text()
+    registered = "TORCH_LIBRARY_IMPL(sslkern, CUDA" in (CSRC / "ops" / f"{row}.cpp").read_text()
+    assert kernels == (CSRC / "cuda" / f"{row}.cu").exists() == entries == registered
 
 
 @pytest.mark.parametrize("folder", INCLUDES)

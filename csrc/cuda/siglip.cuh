@@ -132,7 +132,7 @@ struct SiglipPairs {
 // logarithm, in registers; for the gradient one quotient, and G written once. Losses of rows stay
 // with their lanes until the end.
 template <class P, bool kResident, bool kLoss, bool kGradient>
-__global__ void __launch_bounds__(P::kThreads, kResident ? P::kMinBlocks : 1)
+__global__ void __launch_bounds__(P::kThreads, kResident && !kGradient ? P::kMinBlocks : 1)
     siglip_tiles_kernel(SiglipTiles p) {
   using T = typename P::Working;
   SSLKERN_DYNAMIC_SHARED(unsigned char, shared);
