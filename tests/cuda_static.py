@@ -20,8 +20,8 @@ import emulation
 BUDGETS = Path(__file__).parent / "cuda_budgets.txt"
 PTXAS = ["-v"]
 HEADER = """\
-# What each CUDA kernel may use: registers of a thread, bytes of static shared memory, and bytes that
-# it spills: the most over sm_80, sm_90, sm_100 and sm_120. The last should be 0, and is where it is
+# What each CUDA kernel may use: registers of a thread, bytes of static shared memory, bytes that
+# it spills; the most over sm_80, sm_90, sm_100 and sm_120. The last should be 0, and is where it is
 # not for want of a better kernel. tests/test_cuda_static.py compares; `python tests/cuda_static.py`
 # writes this file.
 """

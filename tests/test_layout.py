@@ -32,7 +32,7 @@ INCLUDES = {
         r"cstdint|cstddef|cstdlib|cstring|utility|time\.h|omp\.h",
     ),
     # Kernels and launchers; entries.cpp alone knows the emulation's runtime, for its memory.
-    "cuda": ({"contract", "math", "cuda", "platform"}, r"cstdint"),
+    "cuda": ({"contract", "math", "cuda", "platform"}, r"cstdint|type_traits"),
     "ops": ({"contract", "ops"}, r"ATen/.*|c10/.*|torch/library\.h|sys/mman\.h|dlfcn\.h|[a-z_]+"),
     # Standard headers; the rest only in the files of PLATFORM_ONLY.
     "platform": (

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <stdexcept>
 
 namespace sslkern::ops {
 namespace {
@@ -91,9 +92,10 @@ void set_emulation(const std::string& path) {
     return;
   }
   const Library library = load(path);
-  TORCH_CHECK_VALUE(library.entries != nullptr,
-                    "sslkern::emulation: expected a library of emulated kernels, got ",
-                    library.error);
+  if (library.entries == nullptr) {  // bindings turn this, and no error of torch, into ValueError
+    throw std::invalid_argument("sslkern::emulation: expected a library of emulated kernels, got " +
+                                library.error);
+  }
   emulation = library.entries;
 }
 
