@@ -48,9 +48,8 @@ def _numbers(kernel: dict[str, Any]) -> Iterable[tuple[str, float]]:
             yield f"{what} {kind}", traffic[what]
     for what in ("read", "written"):
         yield f"distinct {what}", kernel[f"distinct_sectors_{what}"]
-    for traffic in kernel["shared"].values():
-        for what in ("requests", "wavefronts", "conflicts"):
-            yield what, traffic[what]
+    for what in ("requests", "wavefronts", "conflicts"):
+        yield what, sum(traffic[what] for traffic in kernel["shared"].values())
 
 
 def total(counts: Counts, prefix: str) -> float:
