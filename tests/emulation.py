@@ -72,7 +72,6 @@ class Emulation:
         self.path = path
         self._library = ctypes.CDLL(str(path))
         self._library.emulation_threads.restype = ctypes.c_ulonglong
-        self._library.emulation_accesses.restype = ctypes.c_ulonglong
         self.has_ptx = hasattr(self._library, "emulation_load")
 
     def load_ptx(self, path: Path) -> None:
@@ -91,10 +90,6 @@ class Emulation:
     def threads(self) -> int:
         """That have run since the last call."""
         return int(self._library.emulation_threads())
-
-    def accesses(self) -> int:
-        """Of memory, seen since the last call; starts the count of threads anew, too."""
-        return int(self._library.emulation_accesses())
 
     def findings(self) -> list[str]:
         """Since the last call."""

@@ -26,9 +26,6 @@ void check_inputs(const Tensor& z_a, const Tensor& z_b, const Tensor& temperatur
   check_scalar_tensor(kOp, "temperature", temperature);
 }
 
-// The temperature as the kernels read it.
-Tensor as_double(const Tensor& temperature) { return temperature.to(at::kDouble).contiguous(); }
-
 NtxentInput input_of(const Tensor& z_a, const Tensor& z_b, const Tensor& temperature,
                      bool normalize) {
   return {z_a.const_data_ptr(),
@@ -88,7 +85,7 @@ std::tuple<Tensor, Tensor> ntxent_fwd(const Tensor& z_a, const Tensor& z_b,
     check_positive(kOp, "temperature", temperature.item<double>());
   }
   const Tensor a = with_adjacent_columns(z_a), b = with_adjacent_columns(z_b),
-               tau = as_double(temperature);
+               tau = as_double(temperature, a);
   return runs_on_cuda(a) ? fwd_on_cuda(a, b, tau, normalize) : fwd_on_cpu(a, b, tau, normalize);
 }
 
@@ -197,8 +194,9 @@ std::tuple<Tensor, Tensor, Tensor> ntxent_bwd(const Tensor& grad_loss, const Ten
                 dtype_name(grad_loss.scalar_type()));
   SSLKERN_CHECK(VALUE, lse.dim() == 1 && lse.numel() == rows && lse.scalar_type() == at::kDouble,
                 kOp, "lse", "of shape (2B,) and dtype torch.float64", "shape ", shape_name(lse));
-  const Backward x{with_adjacent_columns(z_a), with_adjacent_columns(z_b), as_double(temperature),
-                   grad_loss.contiguous(),     lse.contiguous(),           normalize};
+  const Backward x{
+      with_adjacent_columns(z_a), with_adjacent_columns(z_b), as_double(temperature, z_a),
+      grad_loss.contiguous(),     lse.contiguous(),           normalize};
   const Gradients grad = runs_on_cuda(x.a) ? bwd_on_cuda(x) : bwd_on_cpu(x);
   return {grad.a, grad.b,
           grad.temperature.to(temperature.scalar_type()).reshape(temperature.sizes())};

@@ -11,6 +11,11 @@
 
 namespace sslkern::ops {
 
+// A number as the kernels read it: float64, on the device of the rows, wherever it was given.
+inline at::Tensor as_double(const at::Tensor& value, const at::Tensor& rows) {
+  return value.to(rows.device(), at::kDouble).contiguous();
+}
+
 struct Packed {
   at::Tensor rows, factor, inv_norm;
   const double* inv_norm_data;

@@ -53,11 +53,6 @@ std::tuple<Tensor, Tensor, Tensor> sort_by_class(const Tensor& labels) {
   return {order, end, positives};
 }
 
-// Where the kernels are: the temperature as they read it.
-Tensor as_double(const Tensor& temperature, const Tensor& z) {
-  return temperature.to(z.options().dtype(at::kDouble)).contiguous();
-}
-
 SupconInput input_of(const Tensor& z, const Tensor& order, const Tensor& end, const Tensor& tau,
                      bool normalize, bool pairs) {
   return {z.const_data_ptr(),

@@ -26,13 +26,6 @@ SSLKERN_CONTROL unsigned long long emulation_threads() {
   return threads;
 }
 
-// Accesses of memory that were seen since the last call; starts the count of threads anew, too.
-SSLKERN_CONTROL unsigned long long emulation_accesses() {
-  const auto accesses = simt::counts().accesses;
-  simt::counts() = {};
-  return accesses;
-}
-
 // What was found since the last call, a line each; as much as fits into `text`.
 SSLKERN_CONTROL void emulation_findings(char* text, unsigned long long bytes) {
   std::string all;
