@@ -199,7 +199,7 @@ std::tuple<Tensor, Tensor, Tensor> ntxent_bwd(const Tensor& grad_loss, const Ten
       grad_loss.contiguous(),     lse.contiguous(),           normalize};
   const Gradients grad = runs_on_cuda(x.a) ? bwd_on_cuda(x) : bwd_on_cpu(x);
   return {grad.a, grad.b,
-          grad.temperature.to(temperature.scalar_type()).reshape(temperature.sizes())};
+          grad.temperature.to(temperature.options()).reshape(temperature.sizes())};
 }
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
