@@ -11,7 +11,7 @@ bench: $(VENV)/.installed $(VENV)/.peers
 	$(BIN)/python -m sslkern bench $(ARGS)
 
 test: $(VENV)/.installed $(VENV)/.peers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

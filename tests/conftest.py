@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,6 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cpu_only: of the CPU kernels alone")
     config.addinivalue_line("markers", "large: not for emulated backends, which take too long")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)  # the cores are taken by other workers
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Workers share no fixtures: those of a file that builds some stay together."""
+    if "backend" not in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,8 +51,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _backends_of(metafunc: pytest.Metafunc, names: list[str]) -> list[str]:
     """An operator without CUDA kernels has the CPU alone.
 
-    A module tests the operator of its name, or OPERATOR.
+    A module tests the operator of its name, or OPERATOR; or has BACKENDS, with all of its cases.
     """
+    if hasattr(metafunc.module, "BACKENDS"):
+        return [name for name in names if name in metafunc.module.BACKENDS]
     row = getattr(metafunc.module, "OPERATOR", metafunc.module.__name__.removeprefix("test_"))
     has_kernels = (emulation.CSRC / "cuda" / f"{row}.cu").exists()
     if not has_kernels or metafunc.definition.get_closest_marker("cpu_only"):
@@ -60,7 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     groups = defaultdict(list)
     for item in items:
         backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
-        if backend in MOST_CASES:
+        if backend in MOST_CASES and not hasattr(item.module, "BACKENDS"):
             groups[item.location[0], item.originalname, backend].append(item)
     dropped = set()
     for (_, _, backend), cases in groups.items():

@@ -9,11 +9,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -135,10 +138,20 @@ class Emulation:
 def library(name: str) -> Emulation:
     """Built where it is not there yet, under build/emulation."""
     kind, _, architecture = name.partition("-")
-    found = Emulation(_build(kind))
+    with _one_builder():
+        found = Emulation(_build(kind))
     for file in ptx_files(int(architecture)) if kind == "ptx" else []:
         found.load_ptx(file)
     return found
+
+
+@contextmanager
+def _one_builder() -> Iterator[None]:
+    """Processes that need the same objects wait for the first."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def ptx_files(architecture: int) -> list[Path]:
@@ -153,8 +166,7 @@ def ptx_files(architecture: int) -> list[Path]:
             part.rename(target)
         return target
 
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(2) as pool:
+    with _one_builder(), ThreadPoolExecutor(2) as pool:
         return list(pool.map(compile_one, KERNELS))
 
 
@@ -183,7 +195,6 @@ def _build(kind: str) -> Path:
         sources += sorted((CSRC / "platform" / "ptx").glob("*.cpp"))
         sources.append(ROOT / "tests" / "simt" / "ptx_library.cpp")
     workshop = simt_build.Workshop(FOLDER)
-    FOLDER.mkdir(parents=True, exist_ok=True)
     states = []
     for source in [*sources, *simt_build.RUNTIME]:
         job = workshop.job(source, mode, *flags)

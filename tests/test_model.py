@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from sslkern.bench.contenders import Size
 from sslkern.cli.errors import UserError
 from sslkern.cli.main import main
-from sslkern.model import emulation, ntxent
+from sslkern.model import emulation, runs
 from sslkern.model.counts import (
     Counts,
     counts_of,
@@ -25,11 +26,17 @@ from sslkern.model.counts import (
 )
 from sslkern.model.fit import CHECK, SMALL, Walk, fit
 from sslkern.model.gpus import GPUS
+from sslkern.model.operators import OPERATORS, PASSES, TILE
 from sslkern.model.roofline import predict
 
+NTXENT = OPERATORS["ntxent"]
 DIM = 128
 FIT_DIM = 64  # a chunk: the least that walks
-WALKING = {"forward": "ntxent_fwd_kernel", "backward": "ntxent_tiles_kernel"}
+WALKING = {
+    "ntxent": {"forward": "ntxent_fwd_kernel", "backward": "ntxent_tiles_kernel"},
+    "info_nce": {"forward": "info_nce_fwd_kernel", "backward": "info_nce_tiles_kernel"},
+    "clip": {"forward": "info_nce_fwd_kernel", "backward": "info_nce_tiles_kernel"},
+}
 BYTES = 2  # of an element
 
 needs_nvcc = pytest.mark.skipif(
@@ -47,107 +54,123 @@ def library() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def small(library: Any) -> ntxent.Run:
-    return ntxent.run(library, Walk(4, 2), DIM, torch.bfloat16)
+def fits(library: Any) -> runs.Fits:
+    return runs.fits(library, NTXENT, FIT_DIM, torch.bfloat16)
 
 
-@pytest.fixture(scope="module")
-def fits(library: Any) -> ntxent.Fits:
-    return ntxent.fits(library, FIT_DIM, torch.bfloat16)
+# ---- the kernels, counted
+
+TILES, SPLITS = 4, 2
+ROWS = TILES * TILE
 
 
-# ---- the kernels of NT-Xent, counted
+@dataclass(frozen=True)
+class Walked:
+    """The kernel of a pass that walks along tiles."""
+
+    op: str
+    part: str
+    run: runs.Run
+
+    @property
+    def counts(self) -> Counts:
+        return self.run.kernels[self.part][WALKING[self.op][self.part]]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        name = WALKING[self.op][self.part]
+        return [x for x in self.run.lines if short_name(x["kernel"]) == name]
 
 
-def walking(run: ntxent.Run, name: str) -> Counts:
-    return run.kernels[name][WALKING[name]]
+@pytest.fixture(scope="module", params=OPERATORS)
+def small(library: Any, request: pytest.FixtureRequest) -> tuple[str, runs.Run]:
+    op = OPERATORS[request.param]
+    return op.name, runs.run(library, op, Walk(TILES, SPLITS), DIM, torch.bfloat16)
+
+
+@pytest.fixture(params=PASSES)
+def walked(small: tuple[str, runs.Run], request: pytest.FixtureRequest) -> Walked:
+    op, run = small
+    return Walked(op, request.param, run)
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", WALKING)
-def test_products_are_what_the_formula_asks_for(small: ntxent.Run, name: str) -> None:
-    rows = 4 * ntxent.TILE
-    assert matrix_flop(walking(small, name)) == {"bf16": 2 * rows * rows * DIM}
+def test_products_are_what_the_formula_asks_for(walked: Walked) -> None:
+    assert matrix_flop(walked.counts) == {"bf16": 2 * ROWS * ROWS * DIM}
 
 
 @needs_nvcc
-def test_library_products_are_what_the_formula_asks_for(small: ntxent.Run) -> None:
-    rows = 4 * ntxent.TILE
-    assert small.product_flop == {"forward": 0, "backward": 2 * rows * rows * DIM}
+def test_library_products_are_what_the_formula_asks_for(small: tuple[str, runs.Run]) -> None:
+    op, run = small
+    gradients = 1 if op == "ntxent" else 2
+    assert run.product_flop == {"forward": 0, "backward": gradients * 2 * ROWS * ROWS * DIM}
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", WALKING)
-def test_main_loops_have_no_bank_conflicts(small: ntxent.Run, name: str) -> None:
+def test_main_loops_have_no_bank_conflicts(walked: Walked) -> None:
     """Copies into shared memory and ldmatrix; sums that a block writes at its end are no loop."""
-    lines = [x for x in small.lines if short_name(x["kernel"]) == WALKING[name]]
-    assert {"ldmatrix", "copy"} <= {x["class"] for x in lines if "shared" in x}
-    in_loop = [x for x in lines if x["class"] in ("ldmatrix", "copy")]
+    assert {"ldmatrix", "copy"} <= {x["class"] for x in walked.lines if "shared" in x}
+    in_loop = [x for x in walked.lines if x["class"] in ("ldmatrix", "copy")]
     assert not [x["source"] for x in in_loop if x["shared"]["conflicts"] > 0]
     assert all(x["source"] for x in in_loop)
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", WALKING)
-def test_sectors_hold_what_was_asked_for(small: ntxent.Run, name: str) -> None:
-    assert sector_efficiency(walking(small, name)) >= 0.95
+def test_sectors_hold_what_was_asked_for(walked: Walked) -> None:
+    assert sector_efficiency(walked.counts) >= 0.95
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", WALKING)
-def test_global_memory_is_read_little_beyond_the_tiles(small: ntxent.Run, name: str) -> None:
+def test_global_memory_is_read_little_beyond_the_tiles(walked: Walked) -> None:
     """A block's tile of A once and each tile of B; backward also every element of G, written."""
-    tiles, splits = 4, 2
-    least = (tiles * splits + tiles * tiles) * ntxent.TILE * DIM * BYTES
-    if name == "backward":
-        least += (tiles * ntxent.TILE) ** 2 * BYTES
-    asked = 32 * total(walking(small, name), "sectors")
+    least = (TILES * SPLITS + TILES * TILES) * TILE * DIM * BYTES
+    if walked.part == "backward":
+        least += ROWS * ROWS * BYTES
+    asked = 32 * total(walked.counts, "sectors")
     assert least <= asked <= 1.5 * least
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", WALKING)
-def test_exponentials_are_one_per_element(small: ntxent.Run, name: str) -> None:
+def test_exponentials_are_one_per_element(walked: Walked) -> None:
     """And one per row of a lane and tile forward.
 
     Backward two in the tiles that hold the diagonal or partners.
     """
-    rows = 4 * ntxent.TILE
-    elements = 32 * walking(small, name)["issued function"]
-    assert rows * rows <= elements <= 2 * rows * rows
+    elements = 32 * walked.counts["issued function"]
+    assert ROWS * ROWS <= elements <= 2 * ROWS * ROWS
 
 
 # ---- fits
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", WALKING)
-def test_counts_of_walks_are_exact(fits: ntxent.Fits, name: str) -> None:
-    assert fits.kernels[name][WALKING[name]].error == 0
+@pytest.mark.parametrize("name", PASSES)
+def test_counts_of_walks_are_exact(fits: runs.Fits, name: str) -> None:
+    assert fits.kernels[name][WALKING["ntxent"][name]].error == 0
 
 
 @needs_nvcc
-def test_counts_of_the_librarys_products_are_exact(fits: ntxent.Fits) -> None:
+def test_counts_of_the_librarys_products_are_exact(fits: runs.Fits) -> None:
     assert fits.product_flop["backward"].error == 0
     found = fits.product_flop["backward"].at(Walk(256, 1))["flop"]
     assert found == pytest.approx(2 * 32768**2 * FIT_DIM, rel=1e-12)
 
 
 @needs_nvcc
-def test_fits_predict_what_the_operator_does_by_itself(library: Any, fits: ntxent.Fits) -> None:
+def test_fits_predict_what_the_operator_does_by_itself(library: Any, fits: runs.Fits) -> None:
     """At a size whose number of splits nobody has set."""
-    size = Size(3 * ntxent.STEP, FIT_DIM)
-    z_a, z_b = ntxent.make_inputs(size, torch.bfloat16)
+    size = Size(3 * NTXENT.step, FIT_DIM)
+    z_a, z_b = NTXENT.make_inputs(size, torch.bfloat16)
     library.start()
     library.count(True)
     try:
-        ntxent.sslkern.ntxent_loss(z_a, z_b, ntxent.TEMPERATURE)
+        NTXENT.loss(z_a, z_b)
         counts = counts_of(library.counts())["ntxent_fwd_kernel"]
     finally:
         library.count(False)
         library.stop()
     assert not library.findings()
-    walk = ntxent.walk_of("forward", "ntxent_fwd_kernel", size, torch.bfloat16)
+    walk = NTXENT.walk("forward", "ntxent_fwd_kernel", size, torch.bfloat16)
     assert walk == Walk(6, 6)
     found = fits.kernels["forward"]["ntxent_fwd_kernel"].at(walk)
     assert set(counts) <= set(found)
@@ -178,10 +201,10 @@ def test_fits_say_how_far_off_they_are() -> None:
 
 def test_large_gradients_are_launched_in_parts() -> None:
     size = Size(32768, 128)
-    walk = ntxent.walk_of("backward", "ntxent_tiles_kernel", size, torch.bfloat16)
+    walk = NTXENT.walk("backward", "ntxent_tiles_kernel", size, torch.bfloat16)
     assert walk == Walk(256, 128, launches=32)
-    assert ntxent.walk_of("backward", "finish_rows_kernel", size, torch.bfloat16).launches == 1
-    assert ntxent.walk_of("forward", "ntxent_fwd_kernel", size, torch.bfloat16) == Walk(256, 4)
+    assert NTXENT.walk("backward", "finish_rows_kernel", size, torch.bfloat16).launches == 1
+    assert NTXENT.walk("forward", "ntxent_fwd_kernel", size, torch.bfloat16) == Walk(256, 4)
 
 
 # ---- the roofline
@@ -270,9 +293,9 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_nvcc
 def test_the_table_says_that_it_is_a_model(
-    fits: ntxent.Fits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fits: runs.Fits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ntxent, "fits", lambda *_: fits)
+    monkeypatch.setattr(runs, "fits", lambda *_: fits)
     assert call("--sizes", f"32768x{FIT_DIM}") == 0
     text = capsys.readouterr().out
     assert text.splitlines()[0].endswith("a model, not a measurement")

@@ -67,6 +67,27 @@ void with_working(Dtype dtype, const F& f) {
   dtype == Dtype::kFloat64 ? f(double{}) : f(float{});
 }
 
+// Two numbers beside each other, as one access to memory: nvcc makes one of them only where the
+// index is that of a pair.
+template <class T>
+struct PairOf;
+template <>
+struct PairOf<float> {
+  using Type = float2;
+};
+template <>
+struct PairOf<double> {
+  using Type = double2;
+};
+template <class T>
+SSLKERN_DEVICE typename PairOf<T>::Type load_pair(const T* pairs, std::int64_t index) {
+  return reinterpret_cast<const typename PairOf<T>::Type*>(pairs)[index];
+}
+template <class T>
+SSLKERN_DEVICE void store_pair(T* pairs, std::int64_t index, T first, T second) {
+  reinterpret_cast<typename PairOf<T>::Type*>(pairs)[index] = {first, second};
+}
+
 // ---- in base 2
 
 constexpr double kLog2E = 1.4426950408889634074;

@@ -298,9 +298,9 @@ __global__ void __launch_bounds__(256) info_nce_merge_kernel(InfoNceSums p) {
   if (side.logits != nullptr) {
     number = 0;
     for (std::int64_t part = 0; part < side.parts; ++part) {
-      const double* pair = side.logits + 2 * (part * side.padded + i);
-      sum += pair[0];
-      number += pair[1];
+      const double2 pair = load_pair(side.logits, part * side.padded + i);
+      sum += pair.x;
+      number += pair.y;
     }
   }
   const double e = p.label_smoothing;

@@ -239,9 +239,10 @@ __global__ void __launch_bounds__(256) info_nce_column_gradients_kernel(InfoNceS
   const std::int64_t parts = padded_rows(p.N) / column_part(p.dtype);
   double gradient = 0, slope = 0;
   for (std::int64_t part = 0; part < parts; ++part) {
-    const T* pair = static_cast<const T*>(p.column_sum) + 2 * (part * padded_rows(p.M) + j);
-    gradient += double(pair[0]);
-    slope += double(pair[1]);
+    const T* const sums = static_cast<const T*>(p.column_sum);
+    const auto pair = load_pair(sums, part * padded_rows(p.M) + j);
+    gradient += double(pair.x);
+    slope += double(pair.y);
   }
   const double unit = p.unit == nullptr ? 1 : *p.unit;
   if (p.grad_bias != nullptr) p.grad_bias[j] = unit * gradient;

@@ -95,8 +95,7 @@ struct OnlineRows {
         const T* pair = shared + 2 * (w * P::kSide + row);
         total += pair[1] * power_of_two(pair[0] - largest);
       }
-      partial[2 * row] = largest;
-      partial[2 * row + 1] = total;
+      store_pair(partial, row, largest, total);
     }
   }
 };
@@ -110,8 +109,8 @@ SSLKERN_DEVICE double merged_lse(const T* partial, std::int64_t row, std::int64_
     largest = larger(largest, double(partial[2 * (s * padded + row)]));
   }
   for (std::int64_t s = 0; s < splits; ++s) {
-    const T* pair = partial + 2 * (s * padded + row);
-    sum += double(pair[1]) * exp2(double(pair[0]) - largest);
+    const auto pair = load_pair(partial, s * padded + row);
+    sum += double(pair.y) * exp2(double(pair.x) - largest);
   }
   return largest + log2(sum);
 }

@@ -75,9 +75,7 @@ SSLKERN_DEVICE typename P::Working column_sum(LaneColumns<P>& v, const Place<P>&
 template <class P, class V>
 SSLKERN_DEVICE void store_column_pair(V* pairs, V first, V second, const Place<P>& at) {
   if (at.g >= kLaneColumns<P>) return;
-  V* pair = pairs + 2 * own_column(at);
-  pair[0] = first;
-  pair[1] = second;
+  store_pair(pairs, own_column(at), first, second);
 }
 
 }  // namespace sslkern::cuda

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sslkern.model.gpus import Gpu
-    from sslkern.model.ntxent import Fits
+    from sslkern.model.operators import Operator
+    from sslkern.model.runs import Fits
 
-OPS = ("ntxent",)
+OPS = ("ntxent", "info_nce", "clip")
 GPU_NAMES = ("h100", "a100")
 DEFAULT_SIZES = (Size(32768, 128), Size(32768, 256))
 
@@ -76,12 +77,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Count, fit, print."""
-    from sslkern.model import emulation, ntxent
+    from sslkern.model import emulation, runs
     from sslkern.model.gpus import GPUS
+    from sslkern.model.operators import OPERATORS
 
+    op = OPERATORS[args.op]
     for size in args.sizes:
         try:
-            ntxent.check_size(size)
+            op.check_size(size)
         except ValueError as error:
             raise UserError(f"argument --sizes: {error}") from None
     arguments.require("rich", "bench")
@@ -90,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
     fits: dict[int, Fits] = {}
     for size in args.sizes:
         if size.dim not in fits:
-            fits[size.dim] = ntxent.fits(library, size.dim, args.dtype)
-        _print(fits[size.dim], size, args.dtype, gpu)
+            fits[size.dim] = runs.fits(library, op, size.dim, args.dtype)
+        _print(op, fits[size.dim], size, args.dtype, gpu)
     print("A model, not a measurement. Ceilings:")
     for source in gpu.sources:
         print(f"  {source}")
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 COLUMNS = ("matrix", "special", "fp32", "integer", "issue", "shared", "L2", "DRAM")
 
 
-def _print(fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu) -> None:
+def _print(op: Operator, fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu) -> None:
     from rich import box
     from rich.table import Table
 
@@ -114,24 +117,26 @@ def _print(fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu) -> None:
     for heading in headings:
         table.add_column(heading, justify="right")
     console = stdout_console()
-    title = f"ntxent {size}, {name}, {gpu.name}: a model, not a measurement"
+    title = f"{op.name} {size}, {name}, {gpu.name}: a model, not a measurement"
     console.print(title, style="italic", highlight=False)
-    notes = [_add_pass(table, part, fits, size, dtype, gpu) for part in ("forward", "backward")]
+    notes = [_add_pass(table, op, part, fits, size, dtype, gpu) for part in fits.kernels]
     console.print(table)
     for note in notes:
         console.print(note, highlight=False, markup=False)
 
 
-def _add_pass(table: Table, part: str, fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu) -> str:
+def _add_pass(
+    table: Table, op: Operator, part: str, fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu
+) -> str:
     """Add the kernels of a pass; its sum beside its floor, as a line."""
-    from sslkern.model import ntxent
     from sslkern.model.counts import sector_efficiency
     from sslkern.model.fit import Walk
+    from sslkern.model.operators import TILE, product_rate
     from sslkern.model.roofline import predict
 
     seconds = 0.0
     for kernel, fit in fits.kernels[part].items():
-        counts = fit.at(ntxent.walk_of(part, kernel, size, dtype))
+        counts = fit.at(op.walk(part, kernel, size, dtype))
         found = predict(counts, gpu)
         seconds += found.seconds
         table.add_row(
@@ -144,9 +149,9 @@ def _add_pass(table: Table, part: str, fits: Fits, size: Size, dtype: torch.dtyp
             f"{counts['conflicts'] / max(counts['wavefronts'], 1):.1%}",
             "exact" if fit.error == 0 else f"{fit.error:.2%}",
         )
-    flop = fits.product_flop[part].at(Walk(size.rows // ntxent.TILE, 1))["flop"]
-    products = flop / ntxent.product_rate(dtype, gpu)
-    floors = ntxent.floors(part, size, dtype, gpu)
+    flop = fits.product_flop[part].at(Walk(size.rows // TILE, 1))["flop"]
+    products = flop / product_rate(dtype, gpu)
+    floors = op.floors(part, size, dtype, gpu)
     floor = max(floors.values())
     parts = ", ".join(f"{unit} {_ms(time)}" for unit, time in floors.items())
     return (

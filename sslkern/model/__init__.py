@@ -2,6 +2,6 @@
 
 A model, not a measurement: nothing here has run on a GPU. ``emulation`` finds the emulation of a
 source checkout, ``counts`` reads what it counts, ``fit`` takes counts from small sizes to large
-ones, ``gpus`` has the ceilings, ``roofline`` divides one by the other, and every operator has a
-module that says how it is run.
+ones, ``gpus`` has the ceilings, ``roofline`` divides one by the other. ``operators`` says what is
+run at which size, ``runs`` does it.
 """
