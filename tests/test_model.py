@@ -82,7 +82,7 @@ class Walked:
         return [x for x in self.run.lines if short_name(x["kernel"]) == name]
 
 
-@pytest.fixture(scope="module", params=OPERATORS)
+@pytest.fixture(scope="module", params=WALKING)
 def small(library: Any, request: pytest.FixtureRequest) -> tuple[str, runs.Run]:
     op = OPERATORS[request.param]
     return op.name, runs.run(library, op, Walk(TILES, SPLITS), DIM, torch.bfloat16)
@@ -197,6 +197,14 @@ def test_fits_say_how_far_off_they_are() -> None:
 
     found = fit([(walk, cubic(walk)) for walk in SMALL], (CHECK, cubic(CHECK)))
     assert found.error > 0.01
+
+
+@needs_nvcc
+def test_gradients_that_are_formed_leave_nothing_to_the_backward_pass(library: Any) -> None:
+    run = runs.run(library, OPERATORS["siglip"], Walk(2, 1), FIT_DIM, torch.bfloat16)
+    assert "siglip_tiles_kernel" in run.kernels["forward"]
+    assert run.product_flop["forward"] == 2 * 2 * (2 * TILE) ** 2 * FIT_DIM
+    assert not run.kernels["backward"]
 
 
 def test_large_gradients_are_launched_in_parts() -> None:

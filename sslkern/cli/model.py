@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sslkern.model.operators import Operator
     from sslkern.model.runs import Fits
 
-OPS = ("ntxent", "info_nce", "clip")
+OPS = ("ntxent", "info_nce", "clip", "siglip")
 GPU_NAMES = ("h100", "a100")
 DEFAULT_SIZES = (Size(32768, 128), Size(32768, 256))
 
@@ -119,7 +119,8 @@ def _print(op: Operator, fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu) -
     console = stdout_console()
     title = f"{op.name} {size}, {name}, {gpu.name}: a model, not a measurement"
     console.print(title, style="italic", highlight=False)
-    notes = [_add_pass(table, op, part, fits, size, dtype, gpu) for part in fits.kernels]
+    passes = [part for part, kernels in fits.kernels.items() if kernels]
+    notes = [_add_pass(table, op, part, fits, size, dtype, gpu) for part in passes]
     console.print(table)
     for note in notes:
         console.print(note, highlight=False, markup=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import sslkern
-from sslkern.bench import clip, info_nce, ntxent
+from sslkern.bench import clip, info_nce, ntxent, siglip
 from sslkern.bench.contenders import Size
 from sslkern.model.fit import Walk
 from sslkern.model.gpus import Gpu
@@ -36,6 +36,7 @@ class Operator:
     parted: str  # the kernel that is launched for a part of the rows at a time
     gradients: int  # embeddings with a gradient; one product of the library each
     embeddings: int  # matrices of N rows
+    formed: bool = False  # whether the forward pass forms the gradients; torch scales them
 
     def check_size(self, size: Size) -> None:
         """Raise ValueError for what counts of whole tiles say nothing about."""
@@ -48,7 +49,7 @@ class Operator:
     def walk(self, name: str, kernel: str, size: Size, dtype: torch.dtype) -> Walk:
         """How a kernel is launched at a size: what csrc/ops/packed.h decides."""
         rows = size.rows
-        if name == "forward":
+        if name == "forward" and not self.formed:
             return Walk(rows // TILE, C.column_splits(rows, rows))
         part = C.gradient_rows(rows, rows, dtype.itemsize)
         launches = -(-rows // part) if kernel == self.parted else 1
@@ -59,14 +60,15 @@ class Operator:
 
         Forward one product and N^2 exponentials; the same again backward, and a product for each
         gradient. The first is that of the kernels, by mma.sync, the others the library's, at the
-        dense peak. Memory: the embeddings once, and what is returned.
+        dense peak. Memory: the embeddings once, and what is returned. Where the forward pass forms
+        the gradients, it does so from its own product.
         """
         n, d = size.rows, size.dim
-        forward = name == "forward"
+        gives_gradients = name == "backward" or self.formed
         share = 1.0 if dtype == torch.float64 else gpu.mma_share
-        products = 1 / share + (0 if forward else self.gradients)
+        products = 1 / share + (self.gradients if gives_gradients else 0)
         read = self.embeddings * n * d * dtype.itemsize
-        returned = 12 * n if forward else read
+        returned = read if gives_gradients else 12 * n
         return {
             "matrix": products * 2 * n * n * d / product_rate(dtype, gpu),
             "exponentials": n * n / (gpu.special * gpu.cycles),
@@ -110,5 +112,15 @@ OPERATORS = {
         parted="info_nce_tiles_kernel",
         gradients=2,
         embeddings=2,
+    ),
+    "siglip": Operator(
+        name="siglip",
+        make_inputs=siglip.make_inputs,
+        loss=sslkern.siglip_loss,
+        step=TILE,
+        parted="siglip_tiles_kernel",
+        gradients=2,
+        embeddings=2,
+        formed=True,
     ),
 }
