@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 cxx=${CXX:-c++}
 preload="$($cxx -print-file-name=libasan.so) $($cxx -print-file-name=libubsan.so) $($cxx -print-file-name=libstdc++.so)"
 LD_PRELOAD="$preload" ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
-  .venv/bin/python -m pytest -p no:faulthandler --backends asan "$@"
+  "${PYTHON:-.venv/bin/python}" -m pytest -p no:faulthandler --backends asan "$@"

@@ -6,7 +6,11 @@ result. On `asan` (`tests/run_asan.sh`) the same under AddressSanitizer and UBSa
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import cycle
+from pathlib import Path
 
 import emulation
 import pytest
@@ -52,3 +56,16 @@ def test_results_are_bitwise_the_same_in_any_schedule(
         found = verify._evaluate(fused, inputs, setting)
         for name, value in expected.items():
             assert torch.equal(found[name], value), f"{name}, schedule {schedule}"
+
+
+def test_sanitizers_find_nothing() -> None:
+    """The same in a process of its own, which AddressSanitizer and UBSan have to start with."""
+    reason = emulation.missing("asan")
+    if reason is not None:
+        pytest.skip(reason)
+    command = [Path(__file__).with_name("run_asan.sh"), __file__, "-q", "-k", "bfloat16"]
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST")}
+    environment["PYTHON"] = sys.executable
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
