@@ -7,15 +7,18 @@
 #include "contract/cuda.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
+#include "contract/soft_cross_entropy.h"
 
-#define SSLKERN_CUDA_ENTRIES(X)          \
-  X(pack_rows, PackRows)                 \
-  X(largest_magnitude, LargestMagnitude) \
-  X(finish_rows, FinishRows)             \
-  X(sum_in_order, SumInOrder)            \
-  X(ntxent_fwd, NtxentSums)              \
-  X(ntxent_weights, NtxentWeights)       \
-  X(ntxent_tiles, NtxentTiles)
+#define SSLKERN_CUDA_ENTRIES(X)                   \
+  X(pack_rows, PackRows)                          \
+  X(largest_magnitude, LargestMagnitude)          \
+  X(finish_rows, FinishRows)                      \
+  X(sum_in_order, SumInOrder)                     \
+  X(ntxent_fwd, NtxentSums)                       \
+  X(ntxent_weights, NtxentWeights)                \
+  X(ntxent_tiles, NtxentTiles)                    \
+  X(soft_cross_entropy_fwd, SoftCrossEntropySums) \
+  X(soft_cross_entropy_bwd, SoftCrossEntropyGradient)
 
 namespace sslkern::cuda {
 

@@ -251,6 +251,8 @@ void wait_for_copies() {
   simt::wait_for_copies(kGroupsLeft);
 }
 
+inline void store_words(void* p, uint4 v) { *static_cast<uint4*>(p) = v; }
+
 inline std::int64_t most_shared_bytes() { return std::int64_t(simt::config().limits.shared_bytes); }
 
 inline float exp2_approximate(float x) { return std::exp2(x); }
