@@ -7,18 +7,22 @@
 #include "contract/cuda.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
+#include "contract/sampled_logits.h"
 #include "contract/soft_cross_entropy.h"
 
-#define SSLKERN_CUDA_ENTRIES(X)                   \
-  X(pack_rows, PackRows)                          \
-  X(largest_magnitude, LargestMagnitude)          \
-  X(finish_rows, FinishRows)                      \
-  X(sum_in_order, SumInOrder)                     \
-  X(ntxent_fwd, NtxentSums)                       \
-  X(ntxent_weights, NtxentWeights)                \
-  X(ntxent_tiles, NtxentTiles)                    \
-  X(soft_cross_entropy_fwd, SoftCrossEntropySums) \
-  X(soft_cross_entropy_bwd, SoftCrossEntropyGradient)
+#define SSLKERN_CUDA_ENTRIES(X)                            \
+  X(pack_rows, PackRows)                                   \
+  X(largest_magnitude, LargestMagnitude)                   \
+  X(finish_rows, FinishRows)                               \
+  X(sum_in_order, SumInOrder)                              \
+  X(ntxent_fwd, NtxentSums)                                \
+  X(ntxent_weights, NtxentWeights)                         \
+  X(ntxent_tiles, NtxentTiles)                             \
+  X(soft_cross_entropy_fwd, SoftCrossEntropySums)          \
+  X(soft_cross_entropy_bwd, SoftCrossEntropyGradient)      \
+  X(sampled_logits_fwd, SampledLogitsDots)                 \
+  X(sampled_logits_grad_query, SampledLogitsQueryGradient) \
+  X(sampled_logits_grad_table, SampledLogitsTableGradient)
 
 namespace sslkern::cuda {
 

@@ -15,6 +15,8 @@
 namespace sslkern::cuda {
 
 constexpr int kSoftThreads = 256, kSoftWarps = kSoftThreads / 32;
+// Of a multiprocessor, at least: 128 registers for a thread, and 32 KiB of both matrices on their way.
+constexpr int kSoftBlocks = 2;
 
 // What a thread takes of a row at a time: vectors of 16 bytes, the next a whole team further, so
 // that neighbours read adjacent memory. Rows that have no vectors, for they are not aligned, are
@@ -260,7 +262,7 @@ SSLKERN_DEVICE void finish_soft_row(const SoftCrossEntropySums& p, std::int64_t 
 // working type, at most 2^13 / kTeam elements each up to 2^23 classes; lanes are merged in it, too,
 // warps and pieces in float64. A row in one piece is finished here.
 template <class E, int kTeam, bool kProbabilities, bool kAligned>
-__global__ void __launch_bounds__(kSoftThreads)
+__global__ void __launch_bounds__(kSoftThreads, kSoftBlocks)
     soft_cross_entropy_fwd_kernel(SoftCrossEntropySums p) {
   using T = typename ElementOf<E>::Working;
   using Piece = SoftPiece<E, kTeam, kProbabilities, kAligned>;
@@ -314,7 +316,7 @@ __global__ void __launch_bounds__(kSoftThreads)
 // Grid and block as in the forward pass. A thread adds its part of the slope in the working type,
 // those of threads are added in float64.
 template <class E, int kTeam, bool kProbabilities, bool kAligned>
-__global__ void __launch_bounds__(kSoftThreads)
+__global__ void __launch_bounds__(kSoftThreads, kSoftBlocks)
     soft_cross_entropy_bwd_kernel(SoftCrossEntropyGradient p) {
   using T = typename ElementOf<E>::Working;
   using Piece = SoftPiece<E, kTeam, kProbabilities, kAligned>;

@@ -10,7 +10,7 @@
 //   platform::load_matrix_x4(r, p)       four 8 x 8 matrices of 16-bit elements; _transposed
 //   platform::copy_async(to, from, n)    16 bytes to shared memory, the first n of them from `from`
 //   platform::commit_copies(), wait_for_copies<groups left>()
-//   platform::store_words(p, v)          16 bytes to global memory, which the compiler may not split
+//   platform::store_words(p, v)          16 bytes to global memory, never in parts
 //   platform::exp2_approximate(x), log2_approximate(x)
 #pragma once
 
