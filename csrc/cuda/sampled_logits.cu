@@ -1,6 +1,8 @@
 // The launchers of sampled logits. Grids count rows in memory, so they are below their limit.
 #include "cuda/sampled_logits.cuh"
 
+#include "cuda/launch.h"
+
 namespace sslkern::cuda {
 namespace {
 
@@ -15,7 +17,7 @@ void with_alignment(const SampledLogitsInput& in, const F& f) {
     constexpr int kDims = LaneRow<E, true>::kDims;
     const bool aligned = rows_have_vectors<E>(in.query, in.stride_query, in.D, kDims) &&
                          rows_have_vectors<E>(in.table, in.stride_table, in.D, kDims);
-    aligned ? f(of, std::true_type{}) : f(of, std::false_type{});
+    with_flag(aligned, [&](auto vectors) { f(of, vectors); });
   });
 }
 

@@ -13,6 +13,8 @@ namespace sslkern::cuda {
 
 constexpr int kSampleThreads = 256, kSampleWarps = kSampleThreads / 32;
 constexpr int kRowsAtOnce = 8;
+// Of a multiprocessor, at least: 128 registers for a thread, and 64 KiB of rows on their way.
+constexpr int kSampleBlocks = 2;
 
 // A chunk of a row is what a warp holds of it: kDims adjacent dims for each lane. All dims are
 // owned by the same lanes whether rows are aligned or not, so results have the same bits.
@@ -40,7 +42,7 @@ struct LaneRow {
       V v;
 #pragma unroll
       for (int j = 0; j < kDims; ++j) v.x[j] = Rounded<E>::from(x[j]);
-      if (d < D) store_vector(v, row + d);
+      if (d < D) store_vector(v, row, d / kDims);
     } else {
 #pragma unroll
       for (int j = 0; j < kDims; ++j) {
@@ -91,7 +93,8 @@ SSLKERN_DEVICE T sum_eight(const T (&x)[kRowsAtOnce], int lane) {
 // Where fewer are left the last is read again, from the first cache. Reads K rows of the table per
 // query, and the query once for eight of them.
 template <class E, bool kAligned>
-__global__ void __launch_bounds__(kSampleThreads) sampled_logits_fwd_kernel(SampledLogitsDots p) {
+__global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
+    sampled_logits_fwd_kernel(SampledLogitsDots p) {
   using T = typename ElementOf<E>::Working;
   using Row = LaneRow<E, kAligned>;
   const SampledLogitsInput& in = p.in;
@@ -170,7 +173,7 @@ SSLKERN_DEVICE void add_warps(T (&x)[kDims]) {
 // Grid (queries x chunks, a team each), block kSampleThreads; a team is a warp, or where a query
 // has many samples a block, whose warps take eight of them in turn. Which depends on K alone.
 template <class E, int kTeam, bool kAligned>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
     sampled_logits_query_kernel(SampledLogitsQueryGradient p) {
   using T = typename ElementOf<E>::Working;
   using Row = LaneRow<E, kAligned>;
@@ -226,7 +229,7 @@ struct SortedTile {
 // within the tile is written where it belongs, of others the part. Samples are added one by one in
 // their order. Reads a row of queries per sample, which caches may hold.
 template <class E, bool kAligned>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
     sampled_logits_tiles_kernel(SampledLogitsTableGradient p) {
   using T = typename ElementOf<E>::Working;
   using Row = LaneRow<E, kAligned>;
@@ -286,7 +289,7 @@ __global__ void __launch_bounds__(kSampleThreads)
 // the block of the tile in which it begins; others have nothing to do. Warps take eight of the
 // following tiles in turn.
 template <class E, bool kAligned>
-__global__ void __launch_bounds__(kSampleThreads)
+__global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
     sampled_logits_runs_kernel(SampledLogitsTableGradient p) {
   using T = typename ElementOf<E>::Working;
   using Row = LaneRow<E, kAligned>;

@@ -1,6 +1,8 @@
 // The launchers of soft cross entropy.
 #include "cuda/soft_cross_entropy.cuh"
 
+#include "cuda/launch.h"
+
 namespace sslkern::cuda {
 namespace {
 
@@ -57,10 +59,9 @@ template <class F>
 void with_form(const SoftCrossEntropyInput& in, const F& f) {
   with_element(in.dtype, [&](auto of) {
     const bool aligned = has_vectors<typename decltype(of)::Element>(in);
-    const auto with_alignment = [&](auto probabilities) {
-      aligned ? f(of, probabilities, std::true_type{}) : f(of, probabilities, std::false_type{});
-    };
-    in.probabilities ? with_alignment(std::true_type{}) : with_alignment(std::false_type{});
+    with_flag(in.probabilities, [&](auto probabilities) {
+      with_flag(aligned, [&](auto vectors) { f(of, probabilities, vectors); });
+    });
   });
 }
 

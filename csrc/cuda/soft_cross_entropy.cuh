@@ -15,7 +15,8 @@
 namespace sslkern::cuda {
 
 constexpr int kSoftThreads = 256, kSoftWarps = kSoftThreads / 32;
-// Of a multiprocessor, at least: 128 registers for a thread, and 32 KiB of both matrices on their way.
+// Of a multiprocessor, at least: 128 registers for a thread, and 32 KiB of both matrices on their
+// way.
 constexpr int kSoftBlocks = 2;
 
 // What a thread takes of a row at a time: vectors of 16 bytes, the next a whole team further, so
@@ -115,7 +116,7 @@ struct SoftPiece {
         V v;
 #pragma unroll
         for (int i = 0; i < Step::kWidth; ++i) v.x[i] = Rounded<E>::from(x[q * Step::kWidth + i]);
-        if (first + q * kStride < end) store_vector(v, row + first + q * kStride);
+        if (first + q * kStride < end) store_vector(v, row, first / Step::kWidth + q * kTeam);
       }
     } else {
 #pragma unroll
@@ -299,7 +300,7 @@ __global__ void __launch_bounds__(kSoftThreads, kSoftBlocks)
 
 // Grid (rows / kSoftWarps), a warp per row: merges its pieces.
 template <class T, bool kProbabilities>
-__global__ void __launch_bounds__(kSoftThreads)
+__global__ void __launch_bounds__(kSoftThreads, kSoftBlocks)
     soft_cross_entropy_merge_kernel(SoftCrossEntropySums p, std::int64_t pieces) {
   const auto at = SoftPlace<32>::here();
   if (at.row >= p.in.N) return;

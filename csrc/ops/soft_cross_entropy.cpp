@@ -128,11 +128,12 @@ void fwd_on_cuda(const Prepared& x, const Forward& out) {
   SoftCrossEntropySums p{};
   p.in = input_on_cuda(call, x);
   const int64_t pieces = soft_target_pieces(p.in.K);
-  const Tensor part =
-      empty({pieces > 1 ? p.in.N * pieces : 0, kPartDoubles}, at::kDouble, x.student);
-  p.part = pieces > 1 ? reinterpret_cast<SoftCrossEntropyPart*>(call.write(part)) : nullptr;
+  if (pieces > 1) {
+    const Tensor part = empty({p.in.N * pieces, kPartDoubles}, at::kDouble, x.student);
+    p.part = static_cast<SoftCrossEntropyPart*>(call.scratch(part));
+  }
   p.loss = call.write(out.loss);
-  p.row = reinterpret_cast<SoftCrossEntropyRow*>(call.write(out.stats));
+  p.row = static_cast<SoftCrossEntropyRow*>(call.write(out.stats));
   call->soft_cross_entropy_fwd(p, call.launch());
 }
 
@@ -174,12 +175,13 @@ void bwd_on_cuda(const Prepared& x, const Backward& b) {
   CudaCall call(x.student);
   SoftCrossEntropyGradient p{};
   p.in = input_on_cuda(call, x);
-  const int64_t slopes = b.need_temperature ? p.in.N * soft_target_pieces(p.in.K) : 0;
-  const Tensor slope = empty({slopes}, at::kDouble, x.student);
-  p.row = reinterpret_cast<const SoftCrossEntropyRow*>(call.read(b.stats));
+  const int64_t slopes = p.in.N * soft_target_pieces(p.in.K);
+  p.row = static_cast<const SoftCrossEntropyRow*>(call.read(b.stats));
   p.grad_loss = call.read(b.g);
   p.grad_student = call.write(b.grad_student);
-  p.row_slope = b.need_temperature ? call.write<double>(slope) : nullptr;
+  if (b.need_temperature) {
+    p.row_slope = call.scratch<double>(empty({slopes}, at::kDouble, x.student));
+  }
   call->soft_cross_entropy_bwd(p, call.launch());
   if (!b.need_temperature) return;
   SumInOrder s{};

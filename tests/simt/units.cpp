@@ -153,16 +153,6 @@ int copies() {
   return wrong;
 }
 
-int words() {
-  Buffer<Row> from(std::vector<Row>(16)), to(16);
-  for (int i = 0; i < 256; ++i) from[i / 16].bytes[i % 16] = std::uint8_t(i * 7 + 1);
-  run_words(reinterpret_cast<const unsigned*>(from[0].bytes),
-            reinterpret_cast<unsigned*>(to[0].bytes));
-  int wrong = 0;
-  for (int i = 0; i < 16; ++i) wrong += std::memcmp(to[i].bytes, from[15 - i].bytes, 16) != 0;
-  return wrong;
-}
-
 int two_groups() {
   Buffer<Row> from(std::vector<Row>(64)), to(64);
   for (int i = 0; i < 1024; ++i) from[i / 16].bytes[i % 16] = std::uint8_t(i * 7 + i / 256);
@@ -372,7 +362,6 @@ int main(int count, char** words) {
       {"atomics", atomics},
       {"copies of 0 to 16 bytes", copies},
       {"two groups of copies", two_groups},
-      {"words", words},
       {"parts of shared memory", shared_parts},
       {"positions in three dimensions", positions},
       {"powers and logarithms", powers},

@@ -105,12 +105,6 @@ __global__ void copies(const unsigned char* from, unsigned char* to) {
   for (int i = 0; i < 16; ++i) to[16 * n + i] = rows[16 * n + i];
 }
 
-__global__ void words(const unsigned* from, unsigned* to) {
-  const int t = int(threadIdx.x);
-  const unsigned* x = from + 4 * t;
-  platform::store_words(to + 4 * (15 - t), make_uint4(x[0], x[1], x[2], x[3]));
-}
-
 __global__ void two_groups(const unsigned char* from, unsigned char* to) {
   SSLKERN_SHARED(unsigned char, rows, [2 * 512]);
   const int offset = 16 * int(threadIdx.x), next = (offset + 16) % 512;
@@ -201,9 +195,6 @@ void run_atomics(int* counters, int* before, float* sum, unsigned blocks, unsign
 }
 void run_copies(const unsigned char* from, unsigned char* to) {
   SSLKERN_LAUNCH(copies, dim3(1), dim3(17), 0, nullptr, from, to);
-}
-void run_words(const unsigned* from, unsigned* to) {
-  SSLKERN_LAUNCH(words, dim3(1), dim3(16), 0, nullptr, from, to);
 }
 void run_two_groups(const unsigned char* from, unsigned char* to) {
   SSLKERN_LAUNCH(two_groups, dim3(1), dim3(32), 0, nullptr, from, to);

@@ -21,9 +21,6 @@ void run_atomics(int* counters, int* before, float* sum, unsigned blocks, unsign
 // Row n of `to`, 16 bytes each: n bytes of row n of `from`; for n = 0 .. 16.
 void run_copies(const unsigned char* from, unsigned char* to);
 
-// The 64 words of `from`, four at a time, in the opposite order of fours.
-void run_words(const unsigned* from, unsigned* to);
-
 // Rows 0 and 1 of `from`, 512 bytes each, copied as two groups, one used while the other is open.
 void run_two_groups(const unsigned char* from, unsigned char* to);
 
