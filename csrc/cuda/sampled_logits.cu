@@ -1,7 +1,6 @@
 // The launchers of sampled logits. Grids count rows in memory, so they are below their limit.
-#include "cuda/sampled_logits.cuh"
-
 #include "cuda/launch.h"
+#include "cuda/sampled_logits.cuh"
 
 namespace sslkern::cuda {
 namespace {

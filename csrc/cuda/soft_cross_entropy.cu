@@ -1,7 +1,6 @@
 // The launchers of soft cross entropy.
-#include "cuda/soft_cross_entropy.cuh"
-
 #include "cuda/launch.h"
+#include "cuda/soft_cross_entropy.cuh"
 
 namespace sslkern::cuda {
 namespace {
