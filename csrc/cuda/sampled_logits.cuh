@@ -1,8 +1,10 @@
 // The kernels of sampled logits; see contract/sampled_logits.h for formulas and letters.
 //
 // Nothing is reused between samples but the query, so speed is the number of rows on their way: a
-// warp asks for eight at once, each lane for 16 bytes of a float32 row, before it uses any. Floor:
-// the bytes of N K rows in either direction; two operations per element.
+// warp asks for eight at once, each lane for 16 bytes of a float32 row (8 of half types), before it
+// uses any. Floor: the bytes of N K rows in either direction and two operations per element of
+// them, half an operation per byte in float32: memory decides. Rows shorter than a chunk, 512 bytes
+// (256 of half types), leave lanes without work.
 #pragma once
 #include "contract/sampled_logits.h"
 #include "cuda/block.cuh"
@@ -89,9 +91,10 @@ SSLKERN_DEVICE T sum_eight(const T (&x)[kRowsAtOnce], int lane) {
   return one + __shfl_xor_sync(kAllLanes, one, 1);
 }
 
-// Grid (groups of a query's samples / kSampleWarps), a warp per query and eight of its samples.
-// Where fewer are left the last is read again, from the first cache. Reads K rows of the table per
-// query, and the query once for eight of them.
+// Grid (groups of a query's samples / kSampleWarps), block kSampleThreads, no shared memory: a warp
+// per query and eight of its samples. Where fewer are left the last is read again, from the first
+// cache. Reads K rows of the table per query, and the query once for eight of them; sums each
+// lane's dims in the working type, then lanes in a tree.
 template <class E, bool kAligned>
 __global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
     sampled_logits_fwd_kernel(SampledLogitsDots p) {
@@ -171,7 +174,9 @@ SSLKERN_DEVICE void add_warps(T (&x)[kDims]) {
 }
 
 // Grid (queries x chunks, a team each), block kSampleThreads; a team is a warp, or where a query
-// has many samples a block, whose warps take eight of them in turn. Which depends on K alone.
+// has many samples a block, whose warps take eight of them in turn and share 32 values of kDims
+// each at the end (4 KiB). Which depends on K alone. Reads a chunk of K rows of the table and
+// writes it of one; sums in the working type.
 template <class E, int kTeam, bool kAligned>
 __global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
     sampled_logits_query_kernel(SampledLogitsQueryGradient p) {

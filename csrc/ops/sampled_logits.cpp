@@ -147,11 +147,11 @@ void grad_table_on_cuda(CudaCall& call, const Prepared& x, const SampledLogitsIn
                             accumulate_dtype(x.query.scalar_type()), x.query);
   SampledLogitsTableGradient p{};
   p.in = in;
-  p.row = call.read(row);
+  p.row = call.read(call.keep(row));
   p.wide = row.scalar_type() == at::kLong;
-  p.order = call.read<int64_t>(order);
+  p.order = call.read<int64_t>(call.keep(order));
   p.grad_logits = grad_logits;
-  p.open = call.write(open);
+  p.open = call.scratch(open);
   p.grad_table = call.write(grad_table);
   call->sampled_logits_grad_table(p, call.launch());
 }
