@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import emulation
 import pytest
 import torch
+from torch import Tensor
 
 import sslkern
 from sslkern.ops._extension import C
@@ -64,19 +66,58 @@ def test_cpu_tensors_run_on_the_emulation_while_it_is_asked_for() -> None:
     assert not library.findings()
 
 
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ntxent": lambda z, tau: sslkern.ntxent_loss(z, torch.eye(4), tau),
+    "soft_cross_entropy": lambda z, tau: torch.ops.sslkern.soft_cross_entropy_fwd(
+        z, torch.eye(4), tau, None, None
+    )[0],
+    "soft_cross_entropy of scores": lambda z, tau: torch.ops.sslkern.soft_cross_entropy_fwd(
+        z, torch.eye(4), torch.tensor(0.1), tau, None
+    )[0],
+}
+
+
 @needs_emulation
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-def test_a_temperature_that_nobody_looks_at_gives_nan(temperature: float) -> None:
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_temperature_that_nobody_looks_at_gives_nan(name: str, temperature: float) -> None:
     library = emulation.library("plain")
-    z_a = torch.eye(4, requires_grad=True)
+    z = torch.eye(4, requires_grad=True)
+    tau = torch.tensor(temperature)
     library.start()
     try:
-        loss = sslkern.ntxent_loss(z_a, torch.eye(4), torch.tensor(temperature))
-        loss.backward()
+        loss = LOSSES[name](z, tau)
+        loss.sum().backward()
         with sslkern.check_values(), pytest.raises(ValueError, match="positive and finite"):
-            sslkern.ntxent_loss(z_a, z_a, torch.tensor(temperature))
+            LOSSES[name](z, tau)
     finally:
         library.stop()
-    assert loss.isnan()
-    assert z_a.grad is not None
-    assert z_a.grad.isnan().all()
+    assert loss.isnan().all()
+    assert z.grad is not None
+    assert z.grad.isnan().all()
+
+
+@needs_emulation
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**63), 2**63 - 1])
+def test_an_index_that_nobody_looks_at_gives_nan(bad: int) -> None:
+    """For its own logit and query; the table's gradient is that of all others."""
+    library = emulation.library("plain")
+    query = torch.arange(6.0).reshape(2, 3).requires_grad_()
+    table = torch.arange(15.0).reshape(5, 3).requires_grad_()
+    index = torch.tensor([[4, 1], [4, 1]])
+    logits = sslkern.sampled_logits(query, table, index)
+    (expected,) = torch.autograd.grad(logits.flatten()[[0, 2, 3]].sum(), table)
+    index[0, 1] = bad
+    library.start()
+    try:
+        found = sslkern.sampled_logits(query, table, index)
+        found.sum().backward()
+        with sslkern.check_values(), pytest.raises(ValueError, match="index to be of values"):
+            sslkern.sampled_logits(query, table, index)
+    finally:
+        library.stop()
+    assert not library.findings()
+    assert found.isnan().tolist() == [[False, True], [False, False]]
+    assert query.grad is not None
+    assert query.grad.isnan().all(dim=1).tolist() == [True, False]
+    torch.testing.assert_close(table.grad, expected)

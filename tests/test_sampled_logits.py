@@ -198,6 +198,7 @@ def test_matches_reference(n: int, k: int, v: int, d: int, dtype: torch.dtype) -
     assert_like_reference(make_inputs(n, k, v, d, dtype))
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_samples_than_one_part_of_the_sort(dtype: torch.dtype) -> None:
     """From 2^18 samples on several threads sort them."""
@@ -549,6 +550,7 @@ def test_infinity_reaches_no_other_element(d: int, dtype: torch.dtype) -> None:
         assert logits.item() == math.inf
 
 
+@pytest.mark.large
 def test_rows_beyond_two_to_the_31_elements() -> None:
     """Most of the table is never touched, so it takes no memory."""
     storage = torch.empty(2**31 + 8, dtype=torch.bfloat16)
@@ -625,6 +627,7 @@ def test_the_estimate_has_no_gradient() -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("n", "k", "v", "d"), [(300, 30, 70, 50), (3, 900, 40, 70), (2700, 200, 500, 3)]

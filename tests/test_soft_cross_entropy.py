@@ -148,6 +148,17 @@ def test_matches_reference(form: str, n: int, k: int, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [20011, 16400, 8193])
+@pytest.mark.parametrize("form", FORMS)
+def test_long_rows_match_reference(form: str, k: int, dtype: torch.dtype) -> None:
+    """Rows of several pieces, one of which has no class with any weight."""
+    x, options = make_problem(form, 2, k, dtype)
+    x.student[:, : 2 * k // 3] = -INF
+    x.teacher[:, : 2 * k // 3] = 0 if form == "probabilities" else -INF
+    assert_like_reference(x, **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.005])
 @pytest.mark.parametrize("teacher_temperature", [1.0, 0.04, 0.005])
 @pytest.mark.parametrize("form", ["scores", "center"])
@@ -275,6 +286,7 @@ def test_one_row_may_serve_as_all() -> None:
     assert torch.equal(sslkern.soft_cross_entropy(x.student, shared), expected)
 
 
+@pytest.mark.large
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     distance, k = 2**31 + 64, 40
     x, _ = make_problem("scores", 2, k, torch.bfloat16)
@@ -710,6 +722,7 @@ def test_equals_ibot_of_lightly() -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("n", "k"), [(300, 700), (5, 60000), (20000, 11)])
 @pytest.mark.parametrize("form", FORMS)
@@ -802,6 +815,11 @@ S, T = torch.randn(4, 5), torch.randn(4, 5)
                 ({name: torch.tensor(0.0)}, ValueError, name + r" to be positive .* got 0"),
                 ({name: torch.ones(4)}, ValueError, name + r" to be .* got shape \(4,\)"),
                 ({name: torch.tensor(1)}, TypeError, name + r" to be of dtype"),
+                (
+                    {name: torch.tensor(0.1, device="meta")},
+                    ValueError,
+                    name + r" to be on the device of student, cpu, got meta",
+                ),
                 ({name: "0.5"}, TypeError, name + r" to be a number .* got str"),
                 ({name: True}, TypeError, name + r" to be a number .* got bool"),
             )
@@ -812,6 +830,11 @@ S, T = torch.randn(4, 5), torch.randn(4, 5)
         ({"center": torch.ones(5, 1)}, ValueError, r"center to be of shape .* got shape \(5, 1\)"),
         ({"center": torch.ones(4, 5)}, ValueError, r"center to be of shape .* got shape \(4, 5\)"),
         ({"center": torch.ones(())}, ValueError, r"center to be of shape .* got shape \(\)"),
+        (
+            {"center": torch.ones(5, device="meta")},
+            ValueError,
+            r"center to be on the device of student, cpu, got meta",
+        ),
         ({"center": torch.arange(5)}, TypeError, r"center to be of dtype .* got torch.int64"),
         ({"center": torch.ones(5).to_sparse()}, TypeError, r"center to be a dense tensor"),
         ({"center": 0.5}, TypeError, r"center to be a tensor, got float"),

@@ -11,7 +11,9 @@
 #include "contract/info_nce.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
+#include "contract/sampled_logits.h"
 #include "contract/siglip.h"
+#include "contract/soft_cross_entropy.h"
 #include "contract/supcon.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)                               \
@@ -51,7 +53,12 @@
   X(supcon_positives, SupconPositives)                        \
   X(supcon_upstream, SupconUpstream)                          \
   X(supcon_weights, SupconWeights)                            \
-  X(supcon_tiles, SupconTiles)
+  X(supcon_tiles, SupconTiles)                                \
+  X(soft_cross_entropy_fwd, SoftCrossEntropySums)             \
+  X(soft_cross_entropy_bwd, SoftCrossEntropyGradient)         \
+  X(sampled_logits_fwd, SampledLogitsDots)                    \
+  X(sampled_logits_grad_query, SampledLogitsQueryGradient)    \
+  X(sampled_logits_grad_table, SampledLogitsTableGradient)
 
 namespace sslkern::cuda {
 

@@ -18,6 +18,7 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/cuda.h"
 #include "contract/types.h"
 
 namespace sslkern {
@@ -49,11 +50,52 @@ struct SampledLogitsBwd {
   int threads;              // > 0
 };
 
+// ---- CUDA: an index that names no row gives NaN for its logit and the gradient of its query; the
+// gradient of the table leaves it out.
+
+struct SampledLogitsDots {
+  SampledLogitsInput in;
+  void* logits;  // (N, K) float64 for float64, else float32
+};
+
+struct SampledLogitsQueryGradient {
+  SampledLogitsInput in;
+  const void* grad_logits;  // (N, K) float64 for float64, else float32
+  void* grad_query;         // (N, D) of dtype, contiguous
+};
+
+// Sorted samples are summed in tiles of so many; what goes beyond a tile is summed in a second
+// kernel, so that a row which many samples name keeps no single warp busy.
+constexpr std::int64_t kSortedTile = 64;
+
+constexpr std::int64_t sorted_tiles(std::int64_t samples) {
+  return (samples + kSortedTile - 1) / kSortedTile;
+}
+// Of D in sums of tiles: whole chunks of a warp, of every dtype.
+constexpr std::int64_t padded_sum_dims(std::int64_t D) { return (D + 127) / 128 * 128; }
+
+struct SampledLogitsTableGradient {
+  SampledLogitsInput in;  // index is not read
+  const void* row;        // (N K) int64 if wide, else int32: index in order; outside [0, V): none
+  bool wide;
+  const std::int64_t* order;  // (N K) the samples of `row`: of a row in the order of the samples
+  const void* grad_logits;    // (N, K) float64 for float64, else float32
+  void* open;        // (sorted_tiles(N K), 2, padded_sum_dims(D)) float64 for float64, else
+                     // float32
+  void* grad_table;  // (V, D) of dtype, contiguous, zeros
+};
+
 namespace cpu {
 std::int64_t sampled_logits_fwd_workspace(const SampledLogitsFwd&);
 std::int64_t sampled_logits_bwd_workspace(const SampledLogitsBwd&);
 void sampled_logits_fwd(const SampledLogitsFwd&);
 void sampled_logits_bwd(const SampledLogitsBwd&);
 }  // namespace cpu
+
+namespace cuda {
+void sampled_logits_fwd(const SampledLogitsDots&, const Launch&);
+void sampled_logits_grad_query(const SampledLogitsQueryGradient&, const Launch&);
+void sampled_logits_grad_table(const SampledLogitsTableGradient&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

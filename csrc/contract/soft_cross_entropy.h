@@ -23,6 +23,7 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/cuda.h"
 #include "contract/types.h"
 
 namespace sslkern {
@@ -36,8 +37,8 @@ struct SoftCrossEntropyInput {
   std::int64_t N, K;            // > 0
   const void* center;           // (K) float64 for float64, else float32; null: none.
                                 // Not with probabilities
-  double student_temperature;   // > 0
-  double teacher_temperature;   // > 0; not read with probabilities
+  const double* student_temperature;  // scalar, > 0
+  const double* teacher_temperature;  // scalar, > 0; null with probabilities
   Dtype dtype;
   bool probabilities;
 };
@@ -68,9 +69,51 @@ struct SoftCrossEntropyBwd {
   int threads;                     // > 0
 };
 
+// ---- CUDA: a row belongs to a warp, or its pieces to a block each. How it is cut depends on K
+// alone, and so does every bit of what comes of it.
+
+constexpr std::int64_t kSoftTargetsOfWarp = 1024;  // a row up to here is a warp's
+constexpr std::int64_t kSoftTargetsOfBlock = 8192;
+constexpr std::int64_t kMostSoftTargetPieces = 1024;
+
+constexpr std::int64_t soft_target_pieces(std::int64_t K) {
+  const std::int64_t pieces = (K + kSoftTargetsOfBlock - 1) / kSoftTargetsOfBlock;
+  return pieces < kMostSoftTargetPieces ? pieces : kMostSoftTargetPieces;
+}
+
+// The sums of the contract over a piece of a row, relative to its largest elements.
+struct SoftCrossEntropyPart {
+  double student_max;  // max s_i, and
+  double student_sum;  // S_i
+  double teacher_max;  // max u_i; 0 with probabilities
+  double teacher_sum;  // Q_i, or m_i with probabilities
+  double distance;     // of terms of teacher_sum, each times max s_i - s_ik
+};
+
+struct SoftCrossEntropySums {
+  SoftCrossEntropyInput in;
+  SoftCrossEntropyPart* part;  // (N, pieces), null for one piece
+  void* loss;                  // (N) float64 for float64, else float32
+  SoftCrossEntropyRow* row;    // (N)
+};
+
+// With row_slope: partial sums whose total is -grad_tau tau.
+struct SoftCrossEntropyGradient {
+  SoftCrossEntropyInput in;
+  const SoftCrossEntropyRow* row;  // (N) of SoftCrossEntropySums
+  const void* grad_loss;           // (N) float64 for float64, else float32
+  void* grad_student;              // (N, K) of dtype, contiguous
+  double* row_slope;               // (N, pieces), null if not wanted
+};
+
 namespace cpu {
 void soft_cross_entropy_fwd(const SoftCrossEntropyFwd&);
 void soft_cross_entropy_bwd(const SoftCrossEntropyBwd&);
 }  // namespace cpu
+
+namespace cuda {
+void soft_cross_entropy_fwd(const SoftCrossEntropySums&, const Launch&);
+void soft_cross_entropy_bwd(const SoftCrossEntropyGradient&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

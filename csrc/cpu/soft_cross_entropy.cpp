@@ -23,7 +23,8 @@ struct Scales {
   T a, b;
 
   explicit Scales(const SoftCrossEntropyInput& in)
-      : a(T(kLog2E / in.student_temperature)), b(T(kLog2E / in.teacher_temperature)) {}
+      : a(T(kLog2E / *in.student_temperature)),
+        b(in.probabilities ? T(0) : T(kLog2E / *in.teacher_temperature)) {}
 };
 
 // Rows of both matrices, block by block.
@@ -88,7 +89,7 @@ void forward_row(const SoftCrossEntropyInput& in, Scales<T> scale, std::int64_t 
   }
   const double teacher_weight = kProbabilities ? 1.0 : 1.0 / sums.teacher_sum;
   const double mass = kProbabilities ? sums.teacher_sum : 1.0;
-  const double distance = sums.distance * teacher_weight / in.student_temperature;
+  const double distance = sums.distance * teacher_weight / *in.student_temperature;
   *loss = T(mass * __builtin_log(sums.student_sum) + distance);
   *row = {sums.student_max, mass / sums.student_sum, sums.teacher_max, teacher_weight};
 }
@@ -127,7 +128,7 @@ template <class T, class E, bool kProbabilities, bool kSlope>
 void backward(const SoftCrossEntropyBwd& p) {
   const Scales<T> scale(p.in);
   const T* g = static_cast<const T*>(p.grad_loss);
-  const double tau = p.in.student_temperature;
+  const double tau = *p.in.student_temperature;
   const std::int64_t turn = rows_at_a_time(p.in.K);
 #pragma omp parallel for schedule(dynamic, turn) num_threads(p.threads)
   for (std::int64_t i = 0; i < p.in.N; ++i) {

@@ -106,6 +106,14 @@ inline void check_like(const char* op, const char* name, const at::Tensor& t,
                 shape_name(t));
 }
 
+// Kernels read it where `other` lies.
+inline void check_same_device(const char* op, const char* name, const at::Tensor& t,
+                              const char* other_name, const at::Tensor& other) {
+  SSLKERN_CHECK(VALUE, t.device() == other.device(), op, name,
+                c10::str("on the device of ", other_name, ", ", other.device().str()),
+                t.device().str());
+}
+
 // A second matrix for the products with the rows of `other`: what they must share.
 inline void check_same_columns(const char* op, const char* name, const char* shape,
                                const at::Tensor& t, const char* other_name,

@@ -29,8 +29,7 @@ struct Arguments {
 
 // The same, in the layout that the kernels read; keeps the tensors alive.
 struct Prepared {
-  Tensor student, teacher, center;
-  SoftCrossEntropyInput in;
+  Tensor student, teacher, center, student_temperature, teacher_temperature;
 };
 
 void check_center(const Arguments& a) {
@@ -38,6 +37,7 @@ void check_center(const Arguments& a) {
   SSLKERN_CHECK(VALUE, a.teacher_temperature, kOp, "center", "None with probabilities", "a tensor");
   const Tensor& center = *a.center;
   check_float_tensor(kOp, "center", center);
+  check_same_device(kOp, "center", center, "student", a.student);
   const int64_t classes = a.teacher.size(1);
   const bool row = center.dim() == 1 || (center.dim() == 2 && center.size(0) == 1);
   SSLKERN_CHECK(VALUE, row && center.numel() == classes, kOp, "center",
@@ -45,47 +45,96 @@ void check_center(const Arguments& a) {
                 shape_name(center));
 }
 
+void check_temperature(const char* name, const Tensor& temperature, const Tensor& student) {
+  check_scalar_tensor(kOp, name, temperature);
+  check_same_device(kOp, name, temperature, "student", student);
+}
+
 void check_arguments(const Arguments& a) {
   check_matrix(kOp, "student", "(N, K)", a.student);
   check_float_tensor(kOp, "teacher", a.teacher);
   check_like(kOp, "teacher", a.teacher, "student", a.student);
-  check_scalar_tensor(kOp, "student_temperature", a.student_temperature);
+  check_temperature("student_temperature", a.student_temperature, a.student);
   if (a.teacher_temperature) {
-    check_scalar_tensor(kOp, "teacher_temperature", *a.teacher_temperature);
+    check_temperature("teacher_temperature", *a.teacher_temperature, a.student);
   }
   check_center(a);
 }
 
-// Checks that read values; on the CPU that costs no synchronisation.
-void check_values(const Arguments& a) {
+// Checks that read values.
+void check_temperatures(const Arguments& a) {
+  if (!values_are_checked(a.student)) return;
   check_positive(kOp, "student_temperature", a.student_temperature.item<double>());
   if (a.teacher_temperature) {
     check_positive(kOp, "teacher_temperature", a.teacher_temperature->item<double>());
   }
 }
 
+// A scalar as the kernels read it.
+Tensor as_double(const Tensor& t) { return t.to(at::kDouble).contiguous(); }
+
 Prepared prepare(const Arguments& a) {
-  Prepared p{};
-  p.student = with_adjacent_columns(a.student);
-  p.teacher = with_adjacent_columns(a.teacher);
   const auto accumulate = accumulate_dtype(a.student.scalar_type());
-  if (a.center) p.center = a.center->to(accumulate).contiguous();
-  p.in = {p.student.const_data_ptr(),
-          p.teacher.const_data_ptr(),
+  return {with_adjacent_columns(a.student), with_adjacent_columns(a.teacher),
+          a.center ? a.center->to(accumulate).contiguous() : Tensor(),
+          as_double(a.student_temperature),
+          a.teacher_temperature ? as_double(*a.teacher_temperature) : Tensor()};
+}
+
+// read(tensor) gives the address that the kernels read it at.
+template <class Read>
+SoftCrossEntropyInput input_of(const Prepared& p, const Read& read) {
+  const auto address = [&](const Tensor& t) { return t.defined() ? read(t) : nullptr; };
+  return {read(p.student),
+          read(p.teacher),
           p.student.stride(0),
           p.teacher.stride(0),
           p.student.size(0),
           p.student.size(1),
-          a.center ? p.center.const_data_ptr() : nullptr,
-          a.student_temperature.item<double>(),
-          a.teacher_temperature ? a.teacher_temperature->item<double>() : 1.0,
+          address(p.center),
+          static_cast<const double*>(read(p.student_temperature)),
+          static_cast<const double*>(address(p.teacher_temperature)),
           to_dtype(p.student.scalar_type()),
-          !a.teacher_temperature.has_value()};
-  return p;
+          !p.teacher_temperature.defined()};
+}
+
+SoftCrossEntropyInput input_on_cpu(const Prepared& p) {
+  return input_of(p, [](const Tensor& t) { return t.const_data_ptr(); });
+}
+SoftCrossEntropyInput input_on_cuda(CudaCall& call, const Prepared& p) {
+  return input_of(p, [&](const Tensor& t) { return call.read(t); });
 }
 
 int threads_for(const SoftCrossEntropyInput& in) {
   return thread_count_of_elements(in.N * in.K, in.N);
+}
+
+struct Forward {
+  Tensor loss, stats;
+};
+
+void fwd_on_cpu(const Prepared& x, const Forward& out) {
+  SoftCrossEntropyFwd p{};
+  p.in = input_on_cpu(x);
+  p.loss = out.loss.mutable_data_ptr();
+  p.row = reinterpret_cast<SoftCrossEntropyRow*>(out.stats.mutable_data_ptr<double>());
+  p.threads = threads_for(p.in);
+  cpu::soft_cross_entropy_fwd(p);
+}
+
+void fwd_on_cuda(const Prepared& x, const Forward& out) {
+  constexpr int64_t kPartDoubles = sizeof(SoftCrossEntropyPart) / sizeof(double);
+  CudaCall call(x.student);
+  SoftCrossEntropySums p{};
+  p.in = input_on_cuda(call, x);
+  const int64_t pieces = soft_target_pieces(p.in.K);
+  if (pieces > 1) {
+    const Tensor part = empty({p.in.N * pieces, kPartDoubles}, at::kDouble, x.student);
+    p.part = static_cast<SoftCrossEntropyPart*>(call.scratch(part));
+  }
+  p.loss = call.write(out.loss);
+  p.row = static_cast<SoftCrossEntropyRow*>(call.write(out.stats));
+  call->soft_cross_entropy_fwd(p, call.launch());
 }
 
 std::tuple<Tensor, Tensor> soft_cross_entropy_fwd(const Tensor& student, const Tensor& teacher,
@@ -94,18 +143,54 @@ std::tuple<Tensor, Tensor> soft_cross_entropy_fwd(const Tensor& student, const T
                                                   const OptionalTensor& center) {
   const Arguments a{student, teacher, student_temperature, teacher_temperature, center};
   check_arguments(a);
-  check_values(a);
-  const Prepared prepared = prepare(a);
+  check_temperatures(a);
+  const Prepared x = prepare(a);
   const int64_t rows = student.size(0);
-  const Tensor loss = empty({rows}, accumulate_dtype(student.scalar_type()), student);
-  const Tensor stats = empty({rows, kRowDoubles}, at::kDouble, student);
-  SoftCrossEntropyFwd p{};
-  p.in = prepared.in;
-  p.loss = loss.mutable_data_ptr();
-  p.row = reinterpret_cast<SoftCrossEntropyRow*>(stats.mutable_data_ptr<double>());
+  const Forward out{empty({rows}, accumulate_dtype(student.scalar_type()), student),
+                    empty({rows, kRowDoubles}, at::kDouble, student)};
+  runs_on_cuda(student) ? fwd_on_cuda(x, out) : fwd_on_cpu(x, out);
+  return {out.loss, out.stats};
+}
+
+// What both backends take besides, and what they give; without elements where it is not wanted.
+struct Backward {
+  Tensor g, stats, grad_student, grad_temperature;
+  bool need_temperature;
+};
+
+void bwd_on_cpu(const Prepared& x, const Backward& b) {
+  SoftCrossEntropyBwd p{};
+  p.in = input_on_cpu(x);
+  const Tensor slope = empty({b.need_temperature ? p.in.N : 0}, at::kDouble, x.student);
+  p.row = reinterpret_cast<const SoftCrossEntropyRow*>(b.stats.const_data_ptr<double>());
+  p.grad_loss = b.g.const_data_ptr();
+  p.grad_student = b.grad_student.mutable_data_ptr();
+  p.row_slope = b.need_temperature ? slope.mutable_data_ptr<double>() : nullptr;
+  p.grad_temperature = b.need_temperature ? b.grad_temperature.mutable_data_ptr<double>() : nullptr;
   p.threads = threads_for(p.in);
-  cpu::soft_cross_entropy_fwd(p);
-  return {loss, stats};
+  cpu::soft_cross_entropy_bwd(p);
+}
+
+void bwd_on_cuda(const Prepared& x, const Backward& b) {
+  CudaCall call(x.student);
+  SoftCrossEntropyGradient p{};
+  p.in = input_on_cuda(call, x);
+  const int64_t slopes = p.in.N * soft_target_pieces(p.in.K);
+  p.row = static_cast<const SoftCrossEntropyRow*>(call.read(b.stats));
+  p.grad_loss = call.read(b.g);
+  p.grad_student = call.write(b.grad_student);
+  if (b.need_temperature) {
+    p.row_slope = call.scratch<double>(empty({slopes}, at::kDouble, x.student));
+  }
+  call->soft_cross_entropy_bwd(p, call.launch());
+  if (!b.need_temperature) return;
+  SumInOrder s{};
+  s.x = p.row_slope;
+  s.count = slopes;
+  s.divisor = p.in.student_temperature;
+  s.constant = -1;
+  s.sum = call.write<double>(b.grad_temperature);
+  call->sum_in_order(s, call.launch());
 }
 
 std::tuple<Tensor, Tensor> soft_cross_entropy_bwd(const Tensor& grad_loss, const Tensor& student,
@@ -116,26 +201,17 @@ std::tuple<Tensor, Tensor> soft_cross_entropy_bwd(const Tensor& grad_loss, const
                                                   bool need_temperature) {
   const Arguments a{student, teacher, student_temperature, teacher_temperature, center};
   check_arguments(a);
-  const Prepared prepared = prepare(a);
+  const Prepared x = prepare(a);
   const int64_t rows = student.size(0);
   const auto accumulate = accumulate_dtype(student.scalar_type());
   const Tensor g = check_upstream(kOp, "grad_loss", grad_loss, rows, accumulate);
   SSLKERN_CHECK(VALUE, stats.is_contiguous() && stats.numel() == rows * kRowDoubles, kOp, "stats",
                 "what the forward pass returned", "shape ", shape_name(stats));
-  const Tensor grad_student = empty(student.sizes(), student.scalar_type(), student);
-  const Tensor slope = empty({need_temperature ? rows : 0}, at::kDouble, student);
-  const Tensor grad_temperature = empty({need_temperature ? 1 : 0}, at::kDouble, student);
-  SoftCrossEntropyBwd p{};
-  p.in = prepared.in;
-  p.row = reinterpret_cast<const SoftCrossEntropyRow*>(stats.const_data_ptr<double>());
-  p.grad_loss = g.const_data_ptr();
-  p.grad_student = grad_student.mutable_data_ptr();
-  p.row_slope = need_temperature ? slope.mutable_data_ptr<double>() : nullptr;
-  p.grad_temperature = need_temperature ? grad_temperature.mutable_data_ptr<double>() : nullptr;
-  p.threads = threads_for(p.in);
-  cpu::soft_cross_entropy_bwd(p);
-  const Tensor grad_tau = grad_temperature.to(student_temperature.scalar_type());
-  return {grad_student,
+  const Backward b{g, stats, empty(student.sizes(), student.scalar_type(), student),
+                   empty({need_temperature ? 1 : 0}, at::kDouble, student), need_temperature};
+  runs_on_cuda(student) ? bwd_on_cuda(x, b) : bwd_on_cpu(x, b);
+  const Tensor grad_tau = b.grad_temperature.to(student_temperature.scalar_type());
+  return {b.grad_student,
           need_temperature ? grad_tau.reshape(student_temperature.sizes()) : grad_tau};
 }
 
@@ -171,18 +247,22 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
       "bool need_temperature) -> (Tensor grad_student, Tensor grad_temperature)");
 }
 
-TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+void register_kernels(torch::Library& m) {
   m.impl("soft_cross_entropy_fwd", &soft_cross_entropy_fwd);
   m.impl("soft_cross_entropy_bwd", &soft_cross_entropy_bwd);
 }
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) { register_kernels(m); }
+TORCH_LIBRARY_IMPL(sslkern, CUDA, m) { register_kernels(m); }
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("soft_cross_entropy_fwd", &soft_cross_entropy_fwd_unsupported);
 }
 
-TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
+void register_autocast(torch::Library& m) {
   m.impl("soft_cross_entropy_fwd", &soft_cross_entropy_fwd_autocast);
 }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { register_autocast(m); }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCUDA, m) { register_autocast(m); }
 
 }  // namespace
 }  // namespace sslkern::ops
