@@ -20,6 +20,8 @@ from sslkern.methods import Queue
 
 pytestmark = pytest.mark.usefixtures("backend")
 
+OPERATOR = "info_nce"
+
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 # N queries and K rows of the queue around tiles of 96 and 288; D around vectors and strips.
@@ -262,6 +264,7 @@ class LargestOutput(TorchDispatchMode):
         return result
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_queue_is_read_in_place(dtype: torch.dtype) -> None:
     """Nothing of N x K nor of the queue's size is made."""
@@ -432,6 +435,7 @@ def test_equals_solo_learn(temperatures: tuple[float, ...]) -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 def test_bitwise_the_same_for_any_thread_count() -> None:
     """The operator's part; what is left to torch is a few numbers per query."""
     x = make_inputs(300, 700, 70, torch.float32)
