@@ -33,7 +33,7 @@ SSLKERN_DEVICE double squared_norm(double variance, double scale, std::int64_t N
 
 // One block.
 template <class T>
-__global__ void __launch_bounds__(kTermThreads) covariance_terms_kernel(CovarianceTerms p) {
+__global__ void __launch_bounds__(kTermThreads, 1) covariance_terms_kernel(CovarianceTerms p) {
   using Row = CovarianceColumns;
   constexpr int kSums = 6;
   SSLKERN_SHARED(double, scratch, [kSums][kTermThreads / 32]);

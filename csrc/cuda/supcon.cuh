@@ -25,6 +25,19 @@ SSLKERN_DEVICE void scores_of(Results<P>& c, const SupconRows& in, const ClassTi
 
 // ---- negatives
 
+// The tiles of negatives that the block walks along, those before the class of its rows (part 0) or
+// those behind it. Found anew for each part: kept beside a tile, it is too many registers.
+template <class P>
+SSLKERN_DEVICE void set_negative_part(Walk& walk, const SupconNegatives& p, int first_row,
+                                      int part) {
+  const ClassTiles classes = class_tiles(p.in, first_row, P::kSide);
+  const int left_out = classes.whole_end - classes.whole_begin;
+  const std::int64_t tiles = p.in.z.padded_N() / P::kSide - left_out, split = blockIdx.y;
+  const int begin = int(tiles * split / p.splits), end = int(tiles * (split + 1) / p.splits);
+  walk.begin = part == 0 ? begin : max(begin, classes.whole_begin) + left_out;
+  walk.end = part == 0 ? min(end, classes.whole_begin) : end + left_out;
+}
+
 // Grid (tiles of rows, splits), block P::kThreads, dynamic shared memory of shared_need with
 // OnlineRows besides. A block owns the rows of its tile and walks along its share of the columns,
 // before and behind the tiles that its rows' class fills; a lane keeps the largest score and the
@@ -38,16 +51,12 @@ __global__ void __launch_bounds__(P::kThreads, kResident ? P::kMinBlocks : 1)
   const Place<P> at = Place<P>::here();
   const int first_row = int(blockIdx.x) * P::kSide;
   const T scale = T(kLog2E / positive_or_nan(*p.in.temperature));
-  const ClassTiles classes = class_tiles(p.in, first_row, P::kSide);
-  const int left_out = classes.whole_end - classes.whole_begin;
   Walk walk = walk_of<P>(p.in.z, 0, p.in.z, p.splits);
-  const std::int64_t tiles = p.in.z.padded_N() / P::kSide - left_out, split = blockIdx.y;
-  const int begin = int(tiles * split / p.splits), end = int(tiles * (split + 1) / p.splits);
   const OnlineRows<P> online{reinterpret_cast<T*>(behind_tiles<P, kResident>(shared, walk)), at};
   online.clear();
+#pragma unroll 1  // one copy of the walk
   for (int part = 0; part < 2; ++part) {
-    walk.begin = part == 0 ? begin : max(begin, classes.whole_begin) + left_out;
-    walk.end = part == 0 ? min(end, classes.whole_begin) : end + left_out;
+    set_negative_part<P>(walk, p, first_row, part);
     for_each_tile<P, kResident>(walk, shared, [&](Results<P>& c, int number) {
       const ClassTile<P> tile{first_row, number * P::kSide, int(p.in.z.N), p.in.end};
       scores_of<P>(c, p.in, tile, scale, at);
@@ -63,13 +72,13 @@ __global__ void __launch_bounds__(P::kThreads, kResident ? P::kMinBlocks : 1)
     });
     __syncthreads();  // the last tile has been read by all
   }
-  T* partial = static_cast<T*>(p.partial) + 2 * (split * p.in.z.padded_N() + first_row);
+  T* partial = static_cast<T*>(p.partial) + 2 * (blockIdx.y * p.in.z.padded_N() + first_row);
   online.write(partial, reinterpret_cast<T*>(shared));
 }
 
 // A thread per place: merges the splits.
 template <class T>
-__global__ void __launch_bounds__(256) supcon_merge_negatives_kernel(SupconNegatives p) {
+__global__ void __launch_bounds__(256, 2) supcon_merge_negatives_kernel(SupconNegatives p) {
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x, padded = p.in.z.padded_N();
   if (i >= padded) return;
   const bool exists = i < p.in.z.N;
