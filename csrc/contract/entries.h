@@ -7,6 +7,7 @@
 #include "contract/cuda.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
+#include "contract/sinkhorn.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)          \
   X(pack_rows, PackRows)                 \
@@ -15,7 +16,8 @@
   X(sum_in_order, SumInOrder)            \
   X(ntxent_fwd, NtxentSums)              \
   X(ntxent_weights, NtxentWeights)       \
-  X(ntxent_tiles, NtxentTiles)
+  X(ntxent_tiles, NtxentTiles)           \
+  X(sinkhorn, SinkhornOnDevice)
 
 namespace sslkern::cuda {
 
