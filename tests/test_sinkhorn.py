@@ -310,6 +310,7 @@ def of_range(below: float, above: float, dtype: torch.dtype) -> Tensor:
     return (x * (0.05 * math.log(2))).to(dtype)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("iterations", [1, 3, 20])
 @pytest.mark.parametrize(
@@ -663,6 +664,7 @@ def test_each_problem_stops_by_itself() -> None:
     close(plans, reference.sinkhorn(scores, iterations=60, tolerance=3.0), 1e-11)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_threads_agree_on_when_to_stop(probabilities: bool) -> None:
     """One must not write what another has yet to read for its decision."""
@@ -804,6 +806,7 @@ def test_one_row_may_serve_as_all() -> None:
     assert torch.equal(sslkern.sinkhorn(row.expand(6, 40)), expected)
 
 
+@pytest.mark.large
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     distance, k = 2**31 + 64, 40
     x = cosines(2, k).bfloat16()

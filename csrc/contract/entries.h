@@ -12,6 +12,7 @@
 #include "contract/ntxent.h"
 #include "contract/packed.h"
 #include "contract/siglip.h"
+#include "contract/sinkhorn.h"
 #include "contract/supcon.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)                               \
@@ -51,7 +52,8 @@
   X(supcon_positives, SupconPositives)                        \
   X(supcon_upstream, SupconUpstream)                          \
   X(supcon_weights, SupconWeights)                            \
-  X(supcon_tiles, SupconTiles)
+  X(supcon_tiles, SupconTiles)                                \
+  X(sinkhorn, SinkhornOnDevice)
 
 namespace sslkern::cuda {
 
