@@ -53,7 +53,7 @@ struct Held {
   static void iterate(const Call& c) {
     const Sinkhorn& in = c.d.in;
     const SinkhornOnDevice d = c.d;
-    if (sinkhorn_fits_a_block(c.rows, in.K, in.dtype)) {
+    if (is_one_block(c)) {
       SSLKERN_LAUNCH((sinkhorn_block_kernel<E, kTeam>), blocks_of_problems(c, 1),
                      dim3(kAssignThreads), 0, c.stream, d);
       return;
@@ -69,15 +69,20 @@ struct Held {
   }
 
   static void finish(const Call& c) {
+    const Sinkhorn& in = c.d.in;
+    const bool diagnosed = in.results.usage != nullptr;
+    if (is_one_block(c) && in.iterations > 0 && !diagnosed) return;  // all is there
+    if (diagnosed) assign(c, 0, true);  // before the plan, which may replace the scores
     const SinkhornStep step = step_of(c, 0, true);
     SSLKERN_LAUNCH((sinkhorn_plan_kernel<E, kTeam>), blocks_of_problems(c, c.batch.count),
                    dim3(kAssignThreads), 0, c.stream, step);
-    if (c.d.in.results.usage == nullptr) return;
-    assign(c, 0, true);
-    diagnose<T>(c);
+    if (diagnosed) diagnose<T>(c);
   }
 
  private:
+  static bool is_one_block(const Call& c) {
+    return sinkhorn_fits_a_block(c.rows, c.d.in.K, c.d.in.dtype);
+  }
   static void assign(const Call& c, std::int64_t turn, bool batch_alone) {
     const SinkhornStep step = step_of(c, turn, batch_alone);
     SSLKERN_LAUNCH((sinkhorn_pass_kernel<E, kTeam>), blocks_of_problems(c, step.chunks.count),

@@ -388,10 +388,111 @@ __global__ void __launch_bounds__(kAssignThreads) sinkhorn_clear_kernel(Sinkhorn
   if (i < d.in.P * d.in.K) d.in.results.potential[i] = 0;
 }
 
+// ---- the plan
+
+// -sum of Q log2 Q, of a thread's elements.
+template <class T>
+SSLKERN_DEVICE T bits_of(T q) {
+  return q == 0 ? T(0) : -q * log2_of(q);
+}
+
+template <class E>
+SSLKERN_DEVICE E* plan_row(const SinkhornResults& out, std::int64_t problem, std::int64_t i) {
+  return static_cast<E*>(out.plan) + problem * out.stride_plan_problem + i * out.stride_plan_row;
+}
+
+// Of a hard plan. Where f is not finite the row is not either.
+template <class T>
+SSLKERN_DEVICE T chosen(bool finite, bool here) {
+  return finite ? T(here) : T(NAN);
+}
+
+// Shared memory of assign_rows, beside that of a row's sums.
+template <class T>
+struct PlanScratch {
+  double bits[kAssignWarps];
+  Choice<T> choice[kAssignWarps];
+};
+
+// What is asked for of the rows of a chunk of the batch, each row read whole before it is written.
+template <class E, int kTeam>
+SSLKERN_DEVICE void assign_rows(const SinkhornOnDevice& d, const DeviceRows<E>& rows,
+                                const Chunk& chunk, const Columns<E, kTeam>& columns,
+                                typename ElementOf<E>::Working* scratch,
+                                PlanScratch<typename ElementOf<E>::Working>& more) {
+  using T = typename ElementOf<E>::Working;
+  const Sinkhorn& in = d.in;
+  const SinkhornResults& out = in.results;
+  const Team<kTeam> team = Team<kTeam>::here();
+  int parity = 0;
+  for (std::int64_t i = chunk.begin + team.number; i < chunk.end; i += team.kCount) {
+    RawRow<E> row;
+    row.load(rows.row(i), columns);
+    Items<E> v;
+    const RowSum<T> sum = assign_row(row, columns, v, scratch, parity);
+    parity ^= 1;
+    const T factor = sum.rescale / sum.sum;
+    const std::int64_t index = chunk.problem * in.B + i;
+    if (out.row_potential != nullptr && team.thread == 0) {
+      out.row_potential[index] = potential_of(sum) * kLn2;
+    }
+    if (d.row_entropy != nullptr) {
+      T bits = 0;
+      columns.for_slots([&](int slot) {
+#pragma unroll
+        for (int q = 0; q < kVector<E>; ++q) bits += bits_of(v[slot * kVector<E> + q] * factor);
+      });
+      const double total = sum_of_team<kTeam>(double(bits), more.bits);
+      if (team.thread == 0) d.row_entropy[index] = total * kLn2;
+    }
+    if (out.plan == nullptr) continue;
+    E* const to = plan_row<E>(out, chunk.problem, i);
+    if (!in.hard) {
+      columns.for_slots([&](int slot) {
+        store_vector(to, columns.column(slot), in.K,
+                     [&](int q) { return v[slot * kVector<E> + q] * factor; });
+      });
+      continue;
+    }
+    const bool finite = is_finite(sum);
+    Choice<T> best{T(-1), in.K};
+    columns.for_slots([&](int slot) {
+#pragma unroll
+      for (int q = 0; q < kVector<E>; ++q) {
+        const std::int64_t k = columns.column(slot) + q;
+        if (k < in.K) best.take(v[slot * kVector<E> + q] * factor, k);
+      }
+    });
+    const std::int64_t place = choice_of_team<kTeam>(best, more.choice);
+    columns.for_slots([&](int slot) {
+      store_vector(to, columns.column(slot), in.K,
+                   [&](int q) { return chosen<T>(finite, columns.column(slot) + q == place); });
+    });
+  }
+}
+
+// Grid (P chunks of the batch), block kAssignThreads. Thread: its columns, of the rows that its
+// team takes in turn. One read and one write of B K elements; the plan may be the scores. Two
+// blocks would leave float64 too few registers.
+template <class E, int kTeam>
+__global__ void __launch_bounds__(kAssignThreads, sizeof(E) == 8 ? 1 : 2)
+    sinkhorn_plan_kernel(SinkhornStep p) {
+  using T = typename ElementOf<E>::Working;
+  SSLKERN_SHARED(T, scratch, [4 * kAssignWarps]);
+  SSLKERN_SHARED(PlanScratch<T>, more, [1]);
+  const Sinkhorn& in = p.d.in;
+  const Chunk chunk = Chunk::of(blockIdx.x, p.chunks, in.B);
+  const DeviceRows<E> rows(in, chunk.problem, true);
+  Columns<E, kTeam> columns(in.epsilon, in.probabilities, 0, in.K);
+  columns.load(in.results.potential + chunk.problem * in.K);
+  assign_rows(p.d, rows, chunk, columns, scratch, more[0]);
+}
+
 // ---- one block
 
-// Grid (P), block kAssignThreads, 33 KiB of shared memory: all iterations of a problem. Its rows
-// are in the first-level cache after the first of them.
+// Grid (P), block kAssignThreads, 33 KiB of shared memory: all iterations of a problem, and its
+// plan if nothing has to read the scores after that. Its rows are in the first-level cache after
+// the first iteration.
 template <class E, int kTeam>
 __global__ void __launch_bounds__(kAssignThreads, 1) sinkhorn_block_kernel(SinkhornOnDevice d) {
   using T = typename ElementOf<E>::Working;
@@ -400,6 +501,7 @@ __global__ void __launch_bounds__(kAssignThreads, 1) sinkhorn_block_kernel(Sinkh
   SSLKERN_SHARED(T, scratch, [4 * kAssignWarps]);
   SSLKERN_SHARED(double, moved_scratch, [kAssignWarps]);
   SSLKERN_SHARED(int, answer, [1]);
+  SSLKERN_SHARED(PlanScratch<T>, more, [1]);
   const Sinkhorn& in = d.in;
   const std::int64_t problem = blockIdx.x, n = in.B + in.L;
   const DeviceRows<E> rows(in, problem, false);
@@ -426,99 +528,24 @@ __global__ void __launch_bounds__(kAssignThreads, 1) sinkhorn_block_kernel(Sinkh
     columns.load(g);
     const double moved = add_assigned(rows, chunk, columns, f, turn, scratch, sums);
     Sums::write(all.sums, sums, columns);
+    double sum = INFINITY;
     if (f != nullptr) {
-      const double sum = block_reduce<kAssignThreads>(moved, 0.0, moved_scratch,
-                                                      [](double x) { return warp_sum(x); });
-      if (threadIdx.x == 0) *answer = sum < in.tolerance;
+      sum = block_reduce<kAssignThreads>(moved, 0.0, moved_scratch,
+                                         [](double x) { return warp_sum(x); });
     }
+    if (threadIdx.x == 0) *answer = sum < in.tolerance;
     __syncthreads();
-    if (f != nullptr && *answer != 0) break;
+    if (*answer != 0) break;
     for (int k = int(threadIdx.x); k < in.K; k += kAssignThreads) {
       g[k] = next_potential(in, problem, k, turn, T(0), double(all.total(k)));
     }
   }
-}
-
-// ---- the plan
-
-// -sum of Q log2 Q, of a thread's elements.
-template <class T>
-SSLKERN_DEVICE T bits_of(T q) {
-  return q == 0 ? T(0) : -q * log2_of(q);
-}
-
-template <class E>
-SSLKERN_DEVICE E* plan_row(const SinkhornResults& out, std::int64_t problem, std::int64_t i) {
-  return static_cast<E*>(out.plan) + problem * out.stride_plan_problem + i * out.stride_plan_row;
-}
-
-// Of a hard plan. Where f is not finite the row is not either.
-template <class T>
-SSLKERN_DEVICE T chosen(bool finite, bool here) {
-  return finite ? T(here) : T(NAN);
-}
-
-// Grid (P chunks of the batch), block kAssignThreads. Thread: its columns, of the rows that its
-// team takes in turn. One read and one write of B K elements; the plan may be the scores, as a row
-// is read whole before it is written.
-template <class E, int kTeam>
-__global__ void __launch_bounds__(kAssignThreads, 2) sinkhorn_plan_kernel(SinkhornStep p) {
-  using T = typename ElementOf<E>::Working;
-  SSLKERN_SHARED(T, scratch, [4 * kAssignWarps]);
-  SSLKERN_SHARED(double, bits_scratch, [kAssignWarps]);
-  SSLKERN_SHARED(Choice<T>, choice_scratch, [kAssignWarps]);
-  const Sinkhorn& in = p.d.in;
   const SinkhornResults& out = in.results;
-  const Chunk chunk = Chunk::of(blockIdx.x, p.chunks, in.B);
-  const DeviceRows<E> rows(in, chunk.problem, true);
-  const Team<kTeam> team = Team<kTeam>::here();
-  Columns<E, kTeam> columns(in.epsilon, in.probabilities, 0, in.K);
-  columns.load(out.potential + chunk.problem * in.K);
-  int parity = 0;
-  for (std::int64_t i = chunk.begin + team.number; i < chunk.end; i += team.kCount) {
-    RawRow<E> row;
-    row.load(rows.row(i), columns);
-    Items<E> v;
-    const RowSum<T> sum = assign_row(row, columns, v, scratch, parity);
-    parity ^= 1;
-    const T factor = sum.rescale / sum.sum;
-    const std::int64_t index = chunk.problem * in.B + i;
-    if (out.row_potential != nullptr && team.thread == 0) {
-      out.row_potential[index] = potential_of(sum) * kLn2;
-    }
-    if (p.d.row_entropy != nullptr) {
-      T bits = 0;
-      columns.for_slots([&](int slot) {
-#pragma unroll
-        for (int q = 0; q < kVector<E>; ++q) bits += bits_of(v[slot * kVector<E> + q] * factor);
-      });
-      const double total = sum_of_team<kTeam>(double(bits), bits_scratch);
-      if (team.thread == 0) p.d.row_entropy[index] = total * kLn2;
-    }
-    if (out.plan == nullptr) continue;
-    E* const to = plan_row<E>(out, chunk.problem, i);
-    if (!in.hard) {
-      columns.for_slots([&](int slot) {
-        store_vector(to, columns.column(slot), in.K,
-                     [&](int q) { return v[slot * kVector<E> + q] * factor; });
-      });
-      continue;
-    }
-    const bool finite = is_finite(sum);
-    Choice<T> best{T(-1), in.K};
-    columns.for_slots([&](int slot) {
-#pragma unroll
-      for (int q = 0; q < kVector<E>; ++q) {
-        const std::int64_t k = columns.column(slot) + q;
-        if (k < in.K) best.take(v[slot * kVector<E> + q] * factor, k);
-      }
-    });
-    const std::int64_t place = choice_of_team<kTeam>(best, choice_scratch);
-    columns.for_slots([&](int slot) {
-      store_vector(to, columns.column(slot), in.K,
-                   [&](int q) { return chosen<T>(finite, columns.column(slot) + q == place); });
-    });
-  }
+  if (out.usage != nullptr || (out.plan == nullptr && out.row_potential == nullptr)) return;
+  __syncthreads();
+  columns.load(g);
+  assign_rows(d, DeviceRows<E>(in, problem, true), Chunk{problem, 0, 0, in.B}, columns, scratch,
+              more[0]);
 }
 
 // Grid (P blocks of 32 prototypes), block kAssignThreads: means over the rows of the batch.
@@ -558,7 +585,7 @@ SSLKERN_DEVICE RowReader<E> reader_of(const Sinkhorn& p, const E* row, std::int6
 // Grid (P rows), block kLongThreads, a row each: shift and factor, and what else is asked for. Per
 // element one exponential, its bytes once, and those of g from a cache; again for an entropy.
 template <class E>
-__global__ void __launch_bounds__(kLongThreads) sinkhorn_row_kernel(SinkhornStep p) {
+__global__ void __launch_bounds__(kLongThreads, 1) sinkhorn_row_kernel(SinkhornStep p) {
   using T = typename ElementOf<E>::Working;
   constexpr int kWarps = kLongThreads / 32, kStep = kLongThreads * kVector<E>;
   SSLKERN_SHARED(T, shifts, [kWarps]);
@@ -672,7 +699,7 @@ __global__ void __launch_bounds__(kAssignThreads, 2) sinkhorn_columns_kernel(Sin
 // Grid (P rows of the batch, segments of a row), block kAssignThreads, a vector for each thread and
 // slot. One read and one write, each element by the same thread: the plan may be the scores.
 template <class E>
-__global__ void __launch_bounds__(kAssignThreads) sinkhorn_long_plan_kernel(SinkhornStep p) {
+__global__ void __launch_bounds__(kAssignThreads, 2) sinkhorn_long_plan_kernel(SinkhornStep p) {
   using T = typename ElementOf<E>::Working;
   const Sinkhorn& in = p.d.in;
   const std::int64_t problem = blockIdx.x / in.B, i = blockIdx.x % in.B;

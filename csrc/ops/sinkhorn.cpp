@@ -302,18 +302,22 @@ void run_on_cpu(const Arguments& a, const Wanted& wanted, const Prepared& x) {
 
 void run_on_cuda(const Prepared& x) {
   CudaCall call(x.scores);
-  std::vector<Tensor> scratch;
   const auto memory = [&](std::vector<int64_t> shape, at::ScalarType dtype) {
-    scratch.push_back(empty(shape, dtype, x.scores));
-    return call.write(scratch.back());
+    return call.scratch(empty(shape, dtype, x.scores));
   };
+  const bool in_place = x.plan.defined() && x.plan.data_ptr() == x.scores.data_ptr();
+  void* const changed = in_place ? call.update(x.plan) : nullptr;
   SinkhornOnDevice d{};
   d.in = x.call;
   Sinkhorn& p = d.in;
   const int64_t n = p.B + p.L;
   const auto working = accumulate_dtype(x.scores.scalar_type());
-  set_inputs(x, p, [&](const Tensor& t) { return call.read(t); });
-  set_results(x, p, [&](const Tensor& t) { return call.write(t); });
+  set_inputs(x, p, [&](const Tensor& t) -> const void* {
+    return in_place && t.is_same(x.scores) ? changed : call.read(t);
+  });
+  set_results(x, p, [&](const Tensor& t) {
+    return in_place && t.is_same(x.plan) ? changed : call.write(t);
+  });
   if (p.results.potential == nullptr) {
     p.results.potential = static_cast<double*>(memory({p.P, p.K}, at::kDouble));
   }
