@@ -14,6 +14,7 @@
 #include "contract/siglip.h"
 #include "contract/sinkhorn.h"
 #include "contract/supcon.h"
+#include "contract/swapped_prediction.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)                               \
   X(pack_rows, PackRows)                                      \
@@ -53,7 +54,9 @@
   X(supcon_upstream, SupconUpstream)                          \
   X(supcon_weights, SupconWeights)                            \
   X(supcon_tiles, SupconTiles)                                \
-  X(sinkhorn, SinkhornOnDevice)
+  X(sinkhorn, SinkhornOnDevice)                               \
+  X(swapped_prediction_fwd, SwappedPredictionLosses)          \
+  X(swapped_prediction_bwd, SwappedPredictionGradients)
 
 namespace sslkern::cuda {
 
