@@ -148,6 +148,17 @@ def test_matches_reference(form: str, b: int, k: int, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_matches_reference_in_rows_longer_than_a_block_holds(form: str, dtype: torch.dtype) -> None:
+    scores, options = make_problem(form, 3, 4101, dtype)
+    assert_like_reference(scores, **options)
+    hard = sslkern.sinkhorn(scores, hard=True, **options)
+    soft = sslkern.sinkhorn(scores, **options)
+    assert ((hard == 0) | (hard == 1)).all()
+    assert torch.equal((hard.double() * soft.double()).sum(-1), soft.double().amax(-1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("epsilon", [1.0, 0.05, 0.03, 0.005])
 @pytest.mark.parametrize("iterations", [0, 1, 2, 3, 10, 100])
 @pytest.mark.parametrize("form", ["plain", "everything"])
@@ -310,6 +321,7 @@ def of_range(below: float, above: float, dtype: torch.dtype) -> Tensor:
     return (x * (0.05 * math.log(2))).to(dtype)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("iterations", [1, 3, 20])
 @pytest.mark.parametrize(
@@ -381,6 +393,7 @@ def test_equal_scores_are_spread_evenly(b: int, k: int, dtype: torch.dtype) -> N
     torch.testing.assert_close(plan, share, rtol=32 * eps + torch.finfo(dtype).eps, atol=0)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_long_rows_keep_their_digits(probabilities: bool) -> None:
     """300000 equal terms, which all rounded alike if they were added one after the other."""
@@ -636,6 +649,22 @@ def test_tolerance_stops_where_sela_does(form: str, tolerance: float, dtype: tor
         assert not torch.equal(fewer, stopped[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("b", "k", "tolerance"), [(60, 300, 1.0), (4, 4101, 0.01)])
+@pytest.mark.parametrize("form", ["plain", "weight"])
+def test_tolerance_counts_rows_and_prototypes_of_all_blocks(
+    form: str, b: int, k: int, tolerance: float, dtype: torch.dtype
+) -> None:
+    scores, options = make_problem(form, b, k, dtype)
+    m = torch.full((k,), 1 / k, dtype=torch.float64)
+    w = options.get("row_weight", torch.ones(b, dtype=torch.float64))
+    count = iterations_of_sela(scores, 0.05, tolerance, m, w)
+    assert count > 2
+    stopped = sslkern.sinkhorn(scores, iterations=count + 3, tolerance=tolerance, **options)
+    assert torch.equal(stopped, sslkern.sinkhorn(scores, iterations=count, **options))
+    assert not torch.equal(stopped, sslkern.sinkhorn(scores, iterations=count - 1, **options))
+
+
 def test_tolerance_spans_several_counts() -> None:
     """What the test above compares with is no single number."""
     equal = torch.full((40,), 1 / 40, dtype=torch.float64)
@@ -663,6 +692,7 @@ def test_each_problem_stops_by_itself() -> None:
     close(plans, reference.sinkhorn(scores, iterations=60, tolerance=3.0), 1e-11)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_threads_agree_on_when_to_stop(probabilities: bool) -> None:
     """One must not write what another has yet to read for its decision."""
@@ -711,6 +741,25 @@ def test_diagnostics_are_those_of_the_plan(form: str, b: int, k: int, dtype: tor
     torch.testing.assert_close(error, distance, rtol=tolerance, atol=tolerance)
     bits = torch.special.entr(q).sum(-1).mean(-1)
     torch.testing.assert_close(entropy, bits, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("b", "k"), [(13, 9), (60, 300), (3, 4101)])
+@pytest.mark.parametrize("hard", [False, True])
+def test_diagnostics_in_place_are_of_the_scores(
+    hard: bool, b: int, k: int, dtype: torch.dtype
+) -> None:
+    """Which the plan has replaced by then."""
+    scores = cosines(b, k).to(dtype)
+    apart, expected = sslkern.sinkhorn(scores, hard=hard, return_diagnostics=True)
+    own = scores.clone()
+    plan, actual = sslkern.sinkhorn(own, hard=hard, return_diagnostics=True, out=own)
+    assert plan is own
+    tolerance = 64 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    if not hard:  # of equal ones, either may be larger by a rounding
+        close(plan, apart, tolerance)
+    for got, want in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
 def test_entropy_is_from_zero_to_log_of_the_prototypes() -> None:
@@ -804,6 +853,7 @@ def test_one_row_may_serve_as_all() -> None:
     assert torch.equal(sslkern.sinkhorn(row.expand(6, 40)), expected)
 
 
+@pytest.mark.large
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     distance, k = 2**31 + 64, 40
     x = cosines(2, k).bfloat16()
@@ -1009,6 +1059,17 @@ def everything(scores: Tensor, **options: Any) -> list[Tensor]:
     return [plan, *potentials, *diagnostics]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("b", "k"), [(40, 500), (3, 4101), (300, 9)])
+@pytest.mark.parametrize("form", FORMS)
+def test_bitwise_the_same_twice(form: str, b: int, k: int, dtype: torch.dtype) -> None:
+    """Also where the second run has threads in another order."""
+    scores, options = make_problem(form, b, k, dtype)
+    first, second = everything(scores, **options), everything(scores, **options)
+    assert all(torch.equal(a, e) for a, e in zip(second, first, strict=True))
+
+
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("b", "k"), [(300, 700), (40, 5000), (3000, 40)])
 @pytest.mark.parametrize("form", FORMS)
@@ -1024,6 +1085,7 @@ def test_bitwise_the_same_for_any_thread_count(
         assert all(torch.equal(a, e) for a, e in zip(again, expected, strict=True))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("tolerance", [None, 1.0])
 @pytest.mark.parametrize("hard", [False, True])
 def test_bitwise_the_same_again(hard: bool, tolerance: float | None) -> None:

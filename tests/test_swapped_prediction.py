@@ -168,6 +168,23 @@ def test_matches_reference(b: int, k: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("high", "low"), [(1, 2), (2, 3)])
+def test_matches_reference_in_rows_longer_than_a_block_holds(
+    high: int, low: int, dtype: torch.dtype
+) -> None:
+    assert_like_reference(make_views(2, 4101, dtype, high, low))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("b", "k"), [(300, 5), (700, 3)])
+def test_matches_reference_where_views_share_their_targets(
+    b: int, k: int, dtype: torch.dtype
+) -> None:
+    """As they do on a device where there are rows enough to occupy it."""
+    assert_like_reference(make_views(b, k, dtype, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("queued", [0, 1, 40])
 @pytest.mark.parametrize(("high", "low"), VIEWS)
 def test_any_number_of_views_matches_reference(
@@ -335,6 +352,7 @@ def test_one_view_may_serve_as_all() -> None:
     close(leaf.grad, sum((expected[f"grad {i}"] for i in range(3)), start=torch.zeros(())))
 
 
+@pytest.mark.large
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     distance, k = 2**31 + 64, 40
     x = make_views(2, k, torch.bfloat16)
@@ -392,6 +410,7 @@ def peaks(name: str, rows: int, prototypes: int) -> tuple[int, int]:
     return forward, backward - 8 * rows * prototypes * 4
 
 
+@pytest.mark.cpu_only
 def test_memory_holds_no_matrix_beside_the_scores_and_their_gradients() -> None:
     """Neither an assignment nor a log-softmax of any of 2 + 6 crops."""
     rows, prototypes = 1024, 3000
@@ -699,6 +718,16 @@ def test_finite_where_lightly_is_not(dtype: torch.dtype, epsilon: float) -> None
 # ---- determinism
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("b", "k"), [(5, 300), (2, 4101), (130, 11)])
+def test_bitwise_the_same_twice(b: int, k: int, dtype: torch.dtype) -> None:
+    """Also where the second run has threads in another order."""
+    x = make_views(b, k, dtype, 2, 2, queued=b // 3 + 1)
+    expected = evaluate(sslkern.swav_loss, x, dtype)
+    assert all_equal(evaluate(sslkern.swav_loss, x, dtype), expected)
+
+
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("b", "k"), [(300, 300), (5, 20000), (5000, 11)])
 def test_bitwise_the_same_for_any_thread_count(b: int, k: int, dtype: torch.dtype) -> None:
@@ -844,6 +873,19 @@ def test_operators_check_what_the_public_function_sees_to() -> None:
         bwd(one, [Z, Z], g, stats[1:], 0.1, 0.05)
     with pytest.raises(ValueError, match="grad_loss to be a number or a tensor with one element"):
         bwd(torch.ones(2), [Z, Z], g, stats, 0.1, 0.05)
+
+
+def test_a_device_takes_64_views(backend: str) -> None:
+    """Where they are goes to its kernels with the launch."""
+    assert sslkern.swav_loss([Z] * 64).isfinite()
+    if backend == "cpu":
+        assert sslkern.swav_loss([Z] * 65).isfinite()
+        return
+    message = (
+        "^sslkern::swapped_prediction: expected views to be at most 64 on a CUDA device, got 65"
+    )
+    with pytest.raises(NotImplementedError, match=message):
+        sslkern.swav_loss([Z] * 65)
 
 
 def test_second_derivative_is_refused() -> None:

@@ -13,8 +13,10 @@
 #include "contract/packed.h"
 #include "contract/sampled_logits.h"
 #include "contract/siglip.h"
+#include "contract/sinkhorn.h"
 #include "contract/soft_cross_entropy.h"
 #include "contract/supcon.h"
+#include "contract/swapped_prediction.h"
 
 #define SSLKERN_CUDA_ENTRIES(X)                               \
   X(pack_rows, PackRows)                                      \
@@ -58,7 +60,10 @@
   X(soft_cross_entropy_bwd, SoftCrossEntropyGradient)         \
   X(sampled_logits_fwd, SampledLogitsDots)                    \
   X(sampled_logits_grad_query, SampledLogitsQueryGradient)    \
-  X(sampled_logits_grad_table, SampledLogitsTableGradient)
+  X(sampled_logits_grad_table, SampledLogitsTableGradient)    \
+  X(sinkhorn, SinkhornOnDevice)                               \
+  X(swapped_prediction_fwd, SwappedPredictionLosses)          \
+  X(swapped_prediction_bwd, SwappedPredictionGradients)
 
 namespace sslkern::cuda {
 

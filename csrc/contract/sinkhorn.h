@@ -19,6 +19,7 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/cuda.h"
 #include "contract/types.h"
 
 namespace sslkern {
@@ -67,9 +68,63 @@ struct Sinkhorn {
   int threads;      // > 0
 };
 
+// ---- CUDA: a row is read by a warp or a block, which holds it in registers if it is not too long;
+// each block adds up what its chunk of the rows assigns, column by column, and a second kernel
+// merges the chunks in their order.
+
+// Elements of a row that a warp, or a block, holds.
+constexpr std::int64_t sinkhorn_warp_columns(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? 256 : 512;
+}
+constexpr std::int64_t sinkhorn_block_columns(Dtype dtype) {
+  return 8 * sinkhorn_warp_columns(dtype);
+}
+
+// One block does all iterations of a problem of up to this size: less time than a launch takes.
+constexpr bool sinkhorn_fits_a_block(std::int64_t rows, std::int64_t K, Dtype dtype) {
+  return K <= sinkhorn_block_columns(dtype) && rows * K <= 1 << 14;
+}
+
+// How blocks share the rows of a problem: by sizes alone, so that no bit of a result depends on the
+// device or on other problems.
+struct SinkhornChunks {
+  std::int64_t size, count;
+
+  static constexpr SinkhornChunks of(std::int64_t rows, std::int64_t K, Dtype dtype) {
+    constexpr std::int64_t kMost = 256, kWarps = 8;
+    const std::int64_t least = K <= sinkhorn_warp_columns(dtype) ? 2 * kWarps : kWarps;
+    const std::int64_t even = (rows + kMost - 1) / kMost;
+    const std::int64_t size = even > least ? even : least;
+    return {size, (rows + size - 1) / size};
+  }
+};
+
+// Scratch memory beside the arguments, of which `kept`, `workspace` and `threads` are not read, and
+// results.potential is there: it holds g throughout. Working: float64 for float64, else float32.
+struct SinkhornOnDevice {
+  Sinkhorn in;
+  void* partial;  // (2, P, most chunks, K) working: sums of columns; largest scores, the first time
+  std::int64_t most_chunks;  // of n rows or of B
+  // With a tolerance, else null.
+  double* f;              // (P, n) log2
+  double* moved;          // (P, n): how far f has, by chunks or, for long rows, by rows
+  std::int32_t* settled;  // (2, P): whether to go on no more, after odd and after even iterations
+  // Of rows longer than sinkhorn_block_columns, else null: v_k = 2^(log2(X_k e^g_k) - shift), Q_k =
+  // v_k factor.
+  void* shift;          // (P, n) working
+  void* factor;         // (P, n) working
+  std::int64_t* place;  // (P, n) of the largest element
+  // With diagnostics, else null.
+  double* row_entropy;  // (P, B)
+};
+
 namespace cpu {
 std::int64_t sinkhorn_workspace(const Sinkhorn&);
 void sinkhorn(const Sinkhorn&);
 }  // namespace cpu
+
+namespace cuda {
+void sinkhorn(const SinkhornOnDevice&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

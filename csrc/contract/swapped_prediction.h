@@ -16,6 +16,7 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/cuda.h"
 #include "contract/types.h"
 
 namespace sslkern {
@@ -58,10 +59,43 @@ struct SwappedPredictionFwd {
 struct SwappedPredictionBwd {
   SwappedPredictionInput in;
   const SwappedPredictionRow* row;  // (B, V) from the forward pass
-  double grad_loss;
-  void* const* grad_view;  // (V) of (B, K) of dtype, contiguous
-  void* workspace;         // swapped_prediction_workspace() bytes
-  int threads;             // > 0
+  const double* grad_loss;          // scalar
+  void* const* grad_view;           // (V) of (B, K) of dtype, contiguous
+  void* workspace;                  // swapped_prediction_workspace() bytes
+  int threads;                      // > 0
+};
+
+// w, the share of one target of one row in the loss.
+constexpr double swapped_prediction_weight(const SwappedPredictionInput& in) {
+  return 1.0 / (double(in.A) * double(in.V - 1) * double(in.B));
+}
+
+// ---- CUDA: where the views are goes to the kernels by value. `view` of the input is not read.
+
+constexpr int kMostViewsOnDevice = 64;
+
+// Views of a row are dealt to so many teams: all to one, unless there are few rows.
+constexpr std::int64_t swapped_prediction_groups(const SwappedPredictionInput& in) {
+  constexpr std::int64_t kRows = 512;
+  const std::int64_t groups = kRows / in.B;
+  return groups < 1 ? 1 : groups < in.V ? groups : in.V;
+}
+
+struct SwappedPredictionLosses {
+  SwappedPredictionInput in;
+  SwappedPredictionView view[kMostViewsOnDevice];
+  std::int64_t groups;
+  SwappedPredictionRow* row;  // (B, V)
+  double* row_loss;           // (B, V), in units of w
+};
+
+struct SwappedPredictionGradients {
+  SwappedPredictionInput in;
+  SwappedPredictionView view[kMostViewsOnDevice];
+  std::int64_t groups;
+  const SwappedPredictionRow* row;  // (B, V) from the forward pass
+  const double* grad_loss;          // scalar
+  void* grad_view[kMostViewsOnDevice];
 };
 
 namespace cpu {
@@ -69,5 +103,10 @@ std::int64_t swapped_prediction_workspace(const SwappedPredictionWorkspace&);
 void swapped_prediction_fwd(const SwappedPredictionFwd&);
 void swapped_prediction_bwd(const SwappedPredictionBwd&);
 }  // namespace cpu
+
+namespace cuda {
+void swapped_prediction_fwd(const SwappedPredictionLosses&, const Launch&);
+void swapped_prediction_bwd(const SwappedPredictionGradients&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

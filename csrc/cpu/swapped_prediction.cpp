@@ -140,10 +140,6 @@ void backward_row(const SwappedPredictionInput& in, const Targets<T>& targets, s
   }
 }
 
-double weight_of_all(const SwappedPredictionInput& in) {
-  return 1.0 / (double(in.A) * double(in.V - 1) * double(in.B));
-}
-
 template <class T, class E>
 void forward(const SwappedPredictionFwd& p) {
   const SwappedPredictionInput& in = p.in;
@@ -162,7 +158,7 @@ void forward(const SwappedPredictionFwd& p) {
   }
   double sum = 0;
   for (std::int64_t b = 0; b < in.B; ++b) sum += p.row_loss[b];
-  *static_cast<T*>(p.loss) = T(sum * weight_of_all(in));
+  *static_cast<T*>(p.loss) = T(sum * swapped_prediction_weight(in));
 }
 
 template <class T, class E>
@@ -171,7 +167,7 @@ void backward(const SwappedPredictionBwd& p) {
   Arena arena(p.workspace);
   const auto w = Workspace<T>::take(arena, in, p.threads);
   w.set_potentials(arena, in);
-  const T factor = T(p.grad_loss * weight_of_all(in) / in.temperature);
+  const T factor = T(*p.grad_loss * swapped_prediction_weight(in) / in.temperature);
 #pragma omp parallel for schedule(dynamic) num_threads(p.threads)
   for (std::int64_t b = 0; b < in.B; ++b) {
     const Targets<T> targets = w.targets.of_thread(thread_number(), in);

@@ -1,9 +1,13 @@
 #include "contract/sinkhorn.h"
 
 #include <ATen/MemoryOverlap.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/min.h>
+#include <ATen/ops/where.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -64,6 +68,8 @@ void check_queue(const Tensor& queue, const Tensor& scores) {
 void check_shares(const char* name, const char* letter, const Tensor& t, int64_t count,
                   const Tensor& scores) {
   check_float_tensor(kOp, name, t);
+  SSLKERN_CHECK(VALUE, t.device() == scores.device(), kOp, name,
+                c10::str("on the device of scores, ", scores.device().str()), t.device().str());
   const bool fits =
       t.dim() == 1 || (t.dim() == 2 && scores.dim() == 3 && t.size(0) == scores.size(0));
   SSLKERN_CHECK(VALUE, fits && t.size(-1) == count, kOp, name,
@@ -103,12 +109,20 @@ Tensor for_each_problem(const Tensor& t, int64_t problems) {
   return empty(each.sizes(), at::kDouble, t).copy_(each);
 }
 
-// Shares as they are: positive and summing to 1, as far as their dtype can tell.
-Tensor checked_marginal(const Tensor& marginal, int64_t problems) {
-  const Tensor m = for_each_problem(marginal, problems);
-  const double* p = m.const_data_ptr<double>();
-  const auto dtype = marginal.scalar_type();
-  const double slack = dtype == at::kDouble ? 1e-8 : dtype == at::kFloat ? 1e-4 : 2e-2;
+// NaN in the place of what has no meaning: what nobody has looked at shows in the result.
+Tensor where_or_nan(const Tensor& condition, const Tensor& t) {
+  return at::where(condition, t,
+                   at::full({}, std::numeric_limits<double>::quiet_NaN(), t.options()));
+}
+
+// How far the sum of shares may be from 1, as far as their dtype can tell.
+double slack_of(at::ScalarType dtype) {
+  return dtype == at::kDouble ? 1e-8 : dtype == at::kFloat ? 1e-4 : 2e-2;
+}
+
+void check_marginal(const Tensor& m, double slack) {
+  const Tensor host = m.cpu();
+  const double* p = host.const_data_ptr<double>();
   for (int64_t i = 0; i < m.size(0); ++i) {
     double sum = 0;
     for (int64_t k = 0; k < m.size(1); ++k) {
@@ -120,13 +134,23 @@ Tensor checked_marginal(const Tensor& marginal, int64_t problems) {
     }
     SSLKERN_CHECK(VALUE, std::abs(sum - 1) <= slack, kOp, "prototype_marginal", "of sum 1", sum);
   }
-  return m;
 }
 
-// Weights divided by their sum.
-Tensor checked_weight(const Tensor& weight, int64_t problems) {
-  const Tensor w = for_each_problem(weight, problems);
-  double* p = w.mutable_data_ptr<double>();
+// Shares as they are: positive and summing to 1.
+Tensor checked_marginal(const Tensor& marginal, int64_t problems) {
+  const Tensor m = for_each_problem(marginal, problems);
+  const double slack = slack_of(marginal.scalar_type());
+  if (values_are_checked(marginal)) {
+    check_marginal(m, slack);
+    return m;
+  }
+  const Tensor is_one = (m.sum(1, true) - 1).abs() <= slack;
+  return where_or_nan((m > 0).logical_and(m <= kLargest).logical_and(is_one), m);
+}
+
+void check_weight(const Tensor& w) {
+  const Tensor host = w.cpu();
+  const double* p = host.const_data_ptr<double>();
   for (int64_t i = 0; i < w.size(0); ++i, p += w.size(1)) {
     double sum = 0;
     for (int64_t b = 0; b < w.size(1); ++b) {
@@ -136,9 +160,18 @@ Tensor checked_weight(const Tensor& weight, int64_t problems) {
     }
     SSLKERN_CHECK(VALUE, sum > 0 && sum <= kLargest, kOp, "row_weight", "of a positive, finite sum",
                   sum);
-    for (int64_t b = 0; b < w.size(1); ++b) p[b] /= sum;
   }
-  return w;
+}
+
+// Weights divided by their sum, which is NaN for all where one has no meaning.
+Tensor checked_weight(const Tensor& weight, int64_t problems) {
+  const Tensor w = for_each_problem(weight, problems);
+  if (values_are_checked(weight)) {
+    check_weight(w);
+    return w / w.sum(1, true);
+  }
+  const Tensor sum = where_or_nan(w >= 0, w).sum(1, true);
+  return w / where_or_nan((sum > 0).logical_and(sum <= kLargest), sum);
 }
 
 Tensor as_problems(const Tensor& t) {
@@ -150,8 +183,6 @@ int threads_for(int64_t problems, int64_t rows, int64_t columns) {
   constexpr int64_t kRows = 8;  // of a part, at least
   return thread_count_of_elements(problems * rows * columns, problems * rows / kRows);
 }
-
-SinkhornRows rows_in(const Tensor& t) { return {t.const_data_ptr(), t.stride(0), t.stride(1)}; }
 
 // What the plan is to be, and what else is wanted; `plan` is undefined where it is not.
 struct Wanted {
@@ -175,69 +206,145 @@ Tensor memory_for_exponentials(const Arguments& a, const Wanted& wanted) {
   return a.scores.nbytes() <= kMostBytes ? empty(a.scores.sizes(), dtype, a.scores) : Tensor();
 }
 
-// Runs the kernel on arguments that have been checked.
-Results run(const Arguments& a, const Wanted& wanted) {
-  const Tensor s = as_problems(a.scores);
-  const int64_t problems = s.size(0), rows = s.size(1), columns = s.size(2);
-  if (a.from_probabilities) {
-    check_probabilities("scores", a.scores);
-    if (a.queue) check_probabilities("queue", *a.queue);
-  }
-  const Tensor marginal =
-      a.prototype_marginal ? checked_marginal(*a.prototype_marginal, problems) : Tensor();
-  const Tensor weight = a.row_weight ? checked_weight(*a.row_weight, problems) : Tensor();
-  const Tensor queue = a.queue && a.queue->numel() > 0 ? as_problems(*a.queue) : Tensor();
-  // (P,), where there is a P.
-  std::vector<int64_t> each;
-  if (a.scores.dim() == 3) each.push_back(problems);
+// All that a backend needs, in the layout that the kernels read. Sizes and numbers are set in
+// `call`, its pointers not yet.
+struct Prepared {
+  Tensor scores, queue, marginal, weight, plan;  // the last four may be undefined
+  Results results;
+  Sinkhorn call;
+};
+
+void check_values_of(const Arguments& a) {
+  if (!a.from_probabilities || !values_are_checked(a.scores)) return;
+  check_probabilities("scores", a.scores);
+  if (a.queue) check_probabilities("queue", *a.queue);
+}
+
+Results results_of(const Arguments& a, const Wanted& wanted) {
+  std::vector<int64_t> each;  // (P,), where there is a P
+  if (a.scores.dim() == 3) each.push_back(a.scores.size(0));
   const auto sized = [&](bool given, std::optional<int64_t> last) {
     std::vector<int64_t> shape(each);
     if (last) shape.push_back(*last);
     return empty(given ? shape : std::vector<int64_t>{0}, at::kDouble, a.scores);
   };
   const bool alone = !wanted.plan.defined();
-  const Results results{sized(alone || wanted.potentials, columns), sized(wanted.potentials, rows),
-                        sized(wanted.diagnostics, columns),
-                        sized(wanted.diagnostics, std::nullopt)};
-  Sinkhorn p{};
-  p.scores = rows_in(s);
-  if (queue.defined()) p.queue = rows_in(queue);
-  p.P = problems;
-  p.B = rows;
-  p.L = queue.defined() ? queue.size(1) : 0;
-  p.K = columns;
-  p.marginal = marginal.defined() ? marginal.const_data_ptr<double>() : nullptr;
-  p.weight = weight.defined() ? weight.const_data_ptr<double>() : nullptr;
+  return {sized(alone || wanted.potentials, a.scores.size(-1)),
+          sized(wanted.potentials, a.scores.size(-2)), sized(wanted.diagnostics, a.scores.size(-1)),
+          sized(wanted.diagnostics, std::nullopt)};
+}
+
+Prepared prepare(const Arguments& a, const Wanted& wanted) {
+  check_values_of(a);
+  Prepared x{};
+  x.scores = as_problems(a.scores);
+  Sinkhorn& p = x.call;
+  p.P = x.scores.size(0);
+  p.B = x.scores.size(1);
+  p.K = x.scores.size(2);
+  if (a.prototype_marginal) x.marginal = checked_marginal(*a.prototype_marginal, p.P);
+  if (a.row_weight) x.weight = checked_weight(*a.row_weight, p.P);
+  if (a.queue && a.queue->numel() > 0) x.queue = as_problems(*a.queue);
+  if (wanted.plan.defined()) {
+    x.plan = wanted.plan.dim() == 2 ? wanted.plan.unsqueeze(0) : wanted.plan;
+    p.results.stride_plan_problem = x.plan.stride(0);
+    p.results.stride_plan_row = x.plan.stride(1);
+  }
+  p.L = x.queue.defined() ? x.queue.size(1) : 0;
   p.epsilon = a.epsilon;
   p.tolerance = a.tolerance.value_or(0.0);
   p.iterations = a.iterations;
-  p.dtype = to_dtype(s.scalar_type());
+  p.dtype = to_dtype(x.scores.scalar_type());
   p.probabilities = a.from_probabilities;
   p.hard = wanted.hard;
-  if (wanted.plan.defined()) {
-    const Tensor plan = wanted.plan.dim() == 2 ? wanted.plan.unsqueeze(0) : wanted.plan;
-    p.results.plan = plan.mutable_data_ptr();
-    p.results.stride_plan_problem = plan.stride(0);
-    p.results.stride_plan_row = plan.stride(1);
-  }
-  if (alone || wanted.potentials) {
-    p.results.potential = results.potential.mutable_data_ptr<double>();
-  }
+  x.results = results_of(a, wanted);
+  return x;
+}
+
+// Where kernels find a tensor and where they write one, null without elements.
+template <class Read>
+void set_inputs(const Prepared& x, Sinkhorn& p, const Read& read) {
+  const auto rows_in = [&](const Tensor& t) {
+    return SinkhornRows{read(t), t.stride(0), t.stride(1)};
+  };
+  p.scores = rows_in(x.scores);
+  if (x.queue.defined()) p.queue = rows_in(x.queue);
+  if (x.marginal.defined()) p.marginal = static_cast<const double*>(read(x.marginal));
+  if (x.weight.defined()) p.weight = static_cast<const double*>(read(x.weight));
+}
+
+template <class Write>
+void set_results(const Prepared& x, Sinkhorn& p, const Write& write) {
+  const auto doubles = [&](const Tensor& t) {
+    return t.numel() > 0 ? static_cast<double*>(write(t)) : nullptr;
+  };
+  if (x.plan.defined()) p.results.plan = write(x.plan);
+  p.results.potential = doubles(x.results.potential);
+  p.results.row_potential = doubles(x.results.row_potential);
+  p.results.usage = doubles(x.results.usage);
+  p.results.entropy = doubles(x.results.entropy);
+}
+
+void run_on_cpu(const Arguments& a, const Wanted& wanted, const Prepared& x) {
+  Sinkhorn p = x.call;
+  set_inputs(x, p, [](const Tensor& t) { return t.const_data_ptr(); });
+  set_results(x, p, [](const Tensor& t) { return t.mutable_data_ptr(); });
   const Tensor kept = memory_for_exponentials(a, wanted);
   if (kept.defined()) {
     const Tensor each = kept.dim() == 2 ? kept.unsqueeze(0) : kept;
     p.kept = {each.mutable_data_ptr(), each.stride(0), each.stride(1)};
   }
-  if (wanted.potentials) p.results.row_potential = results.row_potential.mutable_data_ptr<double>();
-  if (wanted.diagnostics) {
-    p.results.usage = results.usage.mutable_data_ptr<double>();
-    p.results.entropy = results.entropy.mutable_data_ptr<double>();
-  }
-  p.threads = threads_for(problems, rows + p.L, columns);
+  p.threads = threads_for(p.P, p.B + p.L, p.K);
   const Tensor workspace = empty({cpu::sinkhorn_workspace(p)}, at::kByte, a.scores);
   p.workspace = workspace.mutable_data_ptr();
   cpu::sinkhorn(p);
-  return results;
+}
+
+void run_on_cuda(const Prepared& x) {
+  CudaCall call(x.scores);
+  const auto memory = [&](std::vector<int64_t> shape, at::ScalarType dtype) {
+    return call.scratch(empty(shape, dtype, x.scores));
+  };
+  const bool in_place = x.plan.defined() && x.plan.data_ptr() == x.scores.data_ptr();
+  void* const changed = in_place ? call.update(x.plan) : nullptr;
+  SinkhornOnDevice d{};
+  d.in = x.call;
+  Sinkhorn& p = d.in;
+  const int64_t n = p.B + p.L;
+  const auto working = accumulate_dtype(x.scores.scalar_type());
+  set_inputs(x, p, [&](const Tensor& t) -> const void* {
+    return in_place && t.is_same(x.scores) ? changed : call.read(t);
+  });
+  set_results(x, p, [&](const Tensor& t) {
+    return in_place && t.is_same(x.plan) ? changed : call.write(t);
+  });
+  if (p.results.potential == nullptr) {
+    p.results.potential = static_cast<double*>(memory({p.P, p.K}, at::kDouble));
+  }
+  d.most_chunks = std::max(SinkhornChunks::of(n, p.K, p.dtype).count,
+                           SinkhornChunks::of(p.B, p.K, p.dtype).count);
+  d.partial = memory({2, p.P, d.most_chunks, p.K}, working);
+  if (p.tolerance > 0) {
+    d.f = static_cast<double*>(memory({p.P, n}, at::kDouble));
+    d.moved = static_cast<double*>(memory({p.P, n}, at::kDouble));
+    d.settled = static_cast<int32_t*>(memory({2, p.P}, at::kInt));
+  }
+  if (p.K > sinkhorn_block_columns(p.dtype)) {
+    d.shift = memory({p.P, n}, working);
+    d.factor = memory({p.P, n}, working);
+    d.place = static_cast<int64_t*>(memory({p.P, n}, at::kLong));
+  }
+  if (p.results.usage != nullptr) {
+    d.row_entropy = static_cast<double*>(memory({p.P, p.B}, at::kDouble));
+  }
+  call->sinkhorn(d, call.launch());
+}
+
+// Runs the kernels on arguments that have been checked.
+Results run(const Arguments& a, const Wanted& wanted) {
+  const Prepared x = prepare(a, wanted);
+  runs_on_cuda(a.scores) ? run_on_cuda(x) : run_on_cpu(a, wanted, x);
+  return x.results;
 }
 
 // From the first byte of a tensor to behind its last one.
@@ -389,11 +496,13 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
       "(Tensor potential, Tensor row_potential, Tensor usage, Tensor entropy)");
 }
 
-TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+void register_kernels(torch::Library& m) {
   m.impl("sinkhorn_potential", &sinkhorn_potential);
   m.impl("sinkhorn_plan", &sinkhorn_plan);
   m.impl("sinkhorn_plan_out", &sinkhorn_plan_out);
 }
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) { register_kernels(m); }
+TORCH_LIBRARY_IMPL(sslkern, CUDA, m) { register_kernels(m); }
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("sinkhorn_potential", &sinkhorn_potential_unsupported);
@@ -401,10 +510,12 @@ TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("sinkhorn_plan_out", &sinkhorn_plan_out_unsupported);
 }
 
-TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
+void register_autocast(torch::Library& m) {
   m.impl("sinkhorn_potential", &sinkhorn_potential_autocast);
   m.impl("sinkhorn_plan", &sinkhorn_plan_autocast);
 }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { register_autocast(m); }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCUDA, m) { register_autocast(m); }
 
 }  // namespace
 }  // namespace sslkern::ops

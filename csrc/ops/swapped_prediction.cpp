@@ -30,6 +30,9 @@ struct Arguments {
 void check_views(const std::vector<Tensor>& views) {
   SSLKERN_CHECK(VALUE, views.size() > 1, kOp, "views", "at least two", views.size());
   check_matrix(kOp, "view 0", "(B, K)", views[0]);
+  SSLKERN_CHECK(
+      NOT_IMPLEMENTED, !runs_on_cuda(views[0]) || int64_t(views.size()) <= kMostViewsOnDevice, kOp,
+      "views", c10::str("at most ", kMostViewsOnDevice, " on a CUDA device"), views.size());
   for (size_t v = 1; v < views.size(); ++v) {
     const auto name = c10::str("view ", v);
     check_float_tensor(kOp, name.c_str(), views[v]);
@@ -48,36 +51,45 @@ void check_arguments(const Arguments& a) {
                 c10::str("of shape (A, K) with K = ", columns, ", A at most the number of views, ",
                          "and dtype torch.float64"),
                 "shape ", shape_name(g), " and dtype ", dtype_name(g.scalar_type()));
+  SSLKERN_CHECK(VALUE, g.device() == a.views[0].device(), kOp, "potential",
+                c10::str("on the device of view 0, ", a.views[0].device().str()), g.device().str());
   check_positive(kOp, "temperature", a.temperature);
   check_positive(kOp, "epsilon", a.epsilon);
 }
 
-// The same, in the layout that the kernels read; keeps the tensors alive.
+// The same, in the layout that the kernels read; keeps the tensors alive. `view` and `potential`
+// of the input are for either backend to set.
 struct Prepared {
   std::vector<Tensor> views;
   Tensor potential;
-  std::vector<SwappedPredictionView> view;
   SwappedPredictionInput in;
 };
 
 Prepared prepare(const Arguments& a) {
   Prepared p{};
-  for (const Tensor& view : a.views) {
-    p.views.push_back(with_adjacent_columns(view));
-    p.view.push_back({p.views.back().const_data_ptr(), p.views.back().stride(0)});
-  }
+  for (const Tensor& view : a.views) p.views.push_back(with_adjacent_columns(view));
   p.potential = a.potential.contiguous();
   const Tensor& first = p.views[0];
-  p.in = {p.view.data(),
-          p.potential.const_data_ptr<double>(),
-          int64_t(p.views.size()),
-          p.potential.size(0),
-          first.size(0),
-          first.size(1),
-          a.temperature,
-          a.epsilon,
-          to_dtype(first.scalar_type())};
+  p.in.V = int64_t(p.views.size());
+  p.in.A = p.potential.size(0);
+  p.in.B = first.size(0);
+  p.in.K = first.size(1);
+  p.in.temperature = a.temperature;
+  p.in.epsilon = a.epsilon;
+  p.in.dtype = to_dtype(first.scalar_type());
   return p;
+}
+
+struct Forward {
+  Tensor loss, stats;
+};
+
+// ---- CPU
+
+std::vector<SwappedPredictionView> rows_of(const Prepared& x) {
+  std::vector<SwappedPredictionView> view;
+  for (const Tensor& t : x.views) view.push_back({t.const_data_ptr(), t.stride(0)});
+  return view;
 }
 
 int threads_for(const SwappedPredictionInput& in) {
@@ -88,28 +100,99 @@ Tensor workspace_for(const SwappedPredictionInput& in, int threads, const Tensor
   return empty({cpu::swapped_prediction_workspace({in, threads})}, at::kByte, like);
 }
 
+Forward fwd_on_cpu(const Prepared& x) {
+  const Tensor& like = x.views[0];
+  const Tensor loss = empty({}, accumulate_dtype(like.scalar_type()), like),
+               stats = empty({x.in.B, x.in.V, kRowDoubles}, at::kDouble, like),
+               row_loss = empty({x.in.B}, at::kDouble, like);
+  const auto view = rows_of(x);
+  SwappedPredictionFwd p{};
+  p.in = x.in;
+  p.in.view = view.data();
+  p.in.potential = x.potential.const_data_ptr<double>();
+  p.row = reinterpret_cast<SwappedPredictionRow*>(stats.mutable_data_ptr<double>());
+  p.row_loss = row_loss.mutable_data_ptr<double>();
+  p.loss = loss.mutable_data_ptr();
+  p.threads = threads_for(x.in);
+  const Tensor workspace = workspace_for(p.in, p.threads, like);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::swapped_prediction_fwd(p);
+  return {loss, stats};
+}
+
+void bwd_on_cpu(const Prepared& x, const Tensor& grad_loss, const Tensor& stats,
+                const std::vector<Tensor>& grads) {
+  const auto view = rows_of(x);
+  std::vector<void*> grad_view;
+  for (const Tensor& grad : grads) grad_view.push_back(grad.mutable_data_ptr());
+  SwappedPredictionBwd p{};
+  p.in = x.in;
+  p.in.view = view.data();
+  p.in.potential = x.potential.const_data_ptr<double>();
+  p.row = reinterpret_cast<const SwappedPredictionRow*>(stats.const_data_ptr<double>());
+  p.grad_loss = grad_loss.const_data_ptr<double>();
+  p.grad_view = grad_view.data();
+  p.threads = threads_for(x.in);
+  const Tensor workspace = workspace_for(p.in, p.threads, x.views[0]);
+  p.workspace = workspace.mutable_data_ptr();
+  cpu::swapped_prediction_bwd(p);
+}
+
+// ---- CUDA
+
+// Sets what both directions read.
+template <class Params>
+void set_inputs(CudaCall& call, const Prepared& x, Params& p) {
+  p.in = x.in;
+  p.in.potential = call.read<double>(x.potential);
+  p.groups = swapped_prediction_groups(x.in);
+  for (size_t v = 0; v < x.views.size(); ++v) {
+    p.view[v] = {call.read(x.views[v]), x.views[v].stride(0)};
+  }
+}
+
+Forward fwd_on_cuda(const Prepared& x) {
+  const Tensor& like = x.views[0];
+  CudaCall call(like);
+  const Tensor loss = empty({}, at::kDouble, like),
+               stats = empty({x.in.B, x.in.V, kRowDoubles}, at::kDouble, like),
+               row_loss = empty({x.in.B, x.in.V}, at::kDouble, like);
+  SwappedPredictionLosses p{};
+  set_inputs(call, x, p);
+  p.row = reinterpret_cast<SwappedPredictionRow*>(call.write<double>(stats));
+  p.row_loss = call.write<double>(row_loss);
+  call->swapped_prediction_fwd(p, call.launch());
+  SumInOrder s{};
+  s.x = p.row_loss;
+  s.count = row_loss.numel();
+  s.constant = swapped_prediction_weight(x.in);
+  s.sum = call.write<double>(loss);
+  call->sum_in_order(s, call.launch());
+  return {loss.to(accumulate_dtype(like.scalar_type())), stats};
+}
+
+void bwd_on_cuda(const Prepared& x, const Tensor& grad_loss, const Tensor& stats,
+                 const std::vector<Tensor>& grads) {
+  CudaCall call(x.views[0]);
+  SwappedPredictionGradients p{};
+  set_inputs(call, x, p);
+  p.row = reinterpret_cast<const SwappedPredictionRow*>(call.read<double>(stats));
+  p.grad_loss = call.read<double>(grad_loss);
+  for (size_t v = 0; v < grads.size(); ++v) p.grad_view[v] = call.write(grads[v]);
+  call->swapped_prediction_bwd(p, call.launch());
+}
+
+// ---- both
+
 std::tuple<Tensor, Tensor> swapped_prediction_fwd(const c10::List<Tensor>& views,
                                                   const Tensor& potential, double temperature,
                                                   double epsilon) {
   const std::vector<Tensor> list = views.vec();
   const Arguments a{list, potential, temperature, epsilon};
   check_arguments(a);
-  const Prepared prepared = prepare(a);
-  const SwappedPredictionInput& in = prepared.in;
-  const Tensor& like = list[0];
-  const Tensor loss = empty({}, accumulate_dtype(like.scalar_type()), like);
-  const Tensor stats = empty({in.B, in.V, kRowDoubles}, at::kDouble, like);
-  const Tensor row_loss = empty({in.B}, at::kDouble, like);
-  SwappedPredictionFwd p{};
-  p.in = in;
-  p.row = reinterpret_cast<SwappedPredictionRow*>(stats.mutable_data_ptr<double>());
-  p.row_loss = row_loss.mutable_data_ptr<double>();
-  p.loss = loss.mutable_data_ptr();
-  p.threads = threads_for(in);
-  const Tensor workspace = workspace_for(in, p.threads, like);
-  p.workspace = workspace.mutable_data_ptr();
-  cpu::swapped_prediction_fwd(p);
-  return {loss, stats};
+  const Prepared x = prepare(a);
+  const Forward result = runs_on_cuda(list[0]) ? fwd_on_cuda(x) : fwd_on_cpu(x);
+  return {result.loss, result.stats};
 }
 
 c10::List<Tensor> swapped_prediction_bwd(const Tensor& grad_loss, const c10::List<Tensor>& views,
@@ -118,28 +201,16 @@ c10::List<Tensor> swapped_prediction_bwd(const Tensor& grad_loss, const c10::Lis
   const std::vector<Tensor> list = views.vec();
   const Arguments a{list, potential, temperature, epsilon};
   check_arguments(a);
-  const Prepared prepared = prepare(a);
-  const SwappedPredictionInput& in = prepared.in;
-  const Tensor& like = list[0];
+  const Prepared x = prepare(a);
   check_scalar_tensor(kOp, "grad_loss", grad_loss);
-  SSLKERN_CHECK(VALUE, stats.is_contiguous() && stats.numel() == in.B * in.V * kRowDoubles, kOp,
+  SSLKERN_CHECK(VALUE, stats.is_contiguous() && stats.numel() == x.in.B * x.in.V * kRowDoubles, kOp,
                 "stats", "what the forward pass returned", "shape ", shape_name(stats));
-  c10::List<Tensor> grads;
-  std::vector<void*> grad_view;
-  for (size_t v = 0; v < list.size(); ++v) {
-    grads.push_back(empty(like.sizes(), like.scalar_type(), like));
-    grad_view.push_back(grads.get(v).mutable_data_ptr());
-  }
-  SwappedPredictionBwd p{};
-  p.in = in;
-  p.row = reinterpret_cast<const SwappedPredictionRow*>(stats.const_data_ptr<double>());
-  p.grad_loss = grad_loss.item<double>();
-  p.grad_view = grad_view.data();
-  p.threads = threads_for(in);
-  const Tensor workspace = workspace_for(in, p.threads, like);
-  p.workspace = workspace.mutable_data_ptr();
-  cpu::swapped_prediction_bwd(p);
-  return grads;
+  const Tensor upstream = grad_loss.to(at::kDouble).contiguous();
+  std::vector<Tensor> grads;
+  for (const Tensor& view : list) grads.push_back(empty(view.sizes(), view.scalar_type(), view));
+  runs_on_cuda(list[0]) ? bwd_on_cuda(x, upstream, stats, grads)
+                        : bwd_on_cpu(x, upstream, stats, grads);
+  return c10::List<Tensor>(c10::ArrayRef<Tensor>(grads));
 }
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
@@ -176,18 +247,22 @@ TORCH_LIBRARY_FRAGMENT(sslkern, m) {
       "float temperature, float epsilon) -> Tensor[]");
 }
 
-TORCH_LIBRARY_IMPL(sslkern, CPU, m) {
+void register_kernels(torch::Library& m) {
   m.impl("swapped_prediction_fwd", &swapped_prediction_fwd);
   m.impl("swapped_prediction_bwd", &swapped_prediction_bwd);
 }
+TORCH_LIBRARY_IMPL(sslkern, CPU, m) { register_kernels(m); }
+TORCH_LIBRARY_IMPL(sslkern, CUDA, m) { register_kernels(m); }
 
 TORCH_LIBRARY_IMPL(sslkern, CompositeExplicitAutograd, m) {
   m.impl("swapped_prediction_fwd", &swapped_prediction_fwd_unsupported);
 }
 
-TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) {
+void register_autocast(torch::Library& m) {
   m.impl("swapped_prediction_fwd", &swapped_prediction_fwd_autocast);
 }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCPU, m) { register_autocast(m); }
+TORCH_LIBRARY_IMPL(sslkern, AutocastCUDA, m) { register_autocast(m); }
 
 }  // namespace
 }  // namespace sslkern::ops

@@ -60,7 +60,8 @@ def swav_loss(
         ValueError: For a wrong shape, device or value, fewer than two views, or views of different
             batch sizes, which it names.
         TypeError: For a wrong dtype or layout.
-        NotImplementedError: When the gradient itself is differentiated.
+        NotImplementedError: When the gradient itself is differentiated, or for more than 64 views
+            on a CUDA device.
 
     Example:
         >>> import torch, sslkern

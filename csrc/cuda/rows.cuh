@@ -1,0 +1,61 @@
+// Rows of a matrix, 16 bytes at a time. Rows that do not begin at a multiple of 16 bytes, and what
+// is left at the end of one, are read element by element, by the same threads: the bits of a result
+// do not depend on where its rows are. What comes from memory is the same then, but takes kVector
+// requests of the first-level cache.
+#pragma once
+#include "cuda/block.cuh"
+#include "cuda/dtype.cuh"
+
+namespace sslkern::cuda {
+
+constexpr int kVectorBytes = 16;
+
+template <class E>
+constexpr int kVector = kVectorBytes / int(sizeof(E));
+
+SSLKERN_DEVICE bool is_aligned(const void* p) { return std::uintptr_t(p) % kVectorBytes == 0; }
+
+// Elements k, k + 1, .. of a row of K, zero behind its end. As they are: what waits for memory is
+// the conversion.
+template <class E>
+SSLKERN_DEVICE uint4 load_vector(const E* row, std::int64_t k, std::int64_t K) {
+  if (is_aligned(row) && k + kVector<E> <= K) return *reinterpret_cast<const uint4*>(row + k);
+  E each[kVector<E>];
+#pragma unroll
+  for (int q = 0; q < kVector<E>; ++q) each[q] = k + q < K ? row[k + q] : Rounded<E>::from(0);
+  uint4 vector;
+  memcpy(&vector, each, kVectorBytes);
+  return vector;
+}
+
+template <class E>
+struct Unpacked {
+  typename ElementOf<E>::Working at[kVector<E>];
+
+  explicit SSLKERN_DEVICE Unpacked(const uint4& vector) {
+    E each[kVector<E>];
+    memcpy(each, &vector, kVectorBytes);
+#pragma unroll
+    for (int q = 0; q < kVector<E>; ++q) at[q] = to_working(each[q]);
+  }
+};
+
+// The elements value(0), value(1), .. from k on; nothing behind the end.
+template <class E, class Value>
+SSLKERN_DEVICE void store_vector(E* row, std::int64_t k, std::int64_t K, const Value& value) {
+  E each[kVector<E>];
+#pragma unroll
+  for (int q = 0; q < kVector<E>; ++q) each[q] = Rounded<E>::from(value(q));
+  if (is_aligned(row) && k + kVector<E> <= K) {
+    uint4 vector;
+    memcpy(&vector, each, kVectorBytes);
+    *reinterpret_cast<uint4*>(row + k) = vector;
+    return;
+  }
+#pragma unroll
+  for (int q = 0; q < kVector<E>; ++q) {
+    if (k + q < K) row[k + q] = each[q];
+  }
+}
+
+}  // namespace sslkern::cuda
