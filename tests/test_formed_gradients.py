@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 MODULE = sys.modules["sslkern.ops.linear_cross_entropy"]  # the package has the function's name
 OPS = torch.ops.sslkern
+OPERATOR = "linear_cross_entropy"
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 IGNORED = -100
 
@@ -137,6 +138,7 @@ def test_all_rows_ignored(chunks: int) -> None:
     assert all((z == 0).all() for z in results.values())
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("chunks", [96], indirect=True)
 def test_bitwise_the_same_for_any_thread_count(chunks: int) -> None:
     leaves, target = make_problem(400, 700, 70, torch.float32, "index")

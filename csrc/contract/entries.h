@@ -9,6 +9,7 @@
 #include "contract/cuda.h"
 #include "contract/gram.h"
 #include "contract/info_nce.h"
+#include "contract/linear_cross_entropy.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
 #include "contract/siglip.h"
@@ -51,7 +52,13 @@
   X(supcon_positives, SupconPositives)                        \
   X(supcon_upstream, SupconUpstream)                          \
   X(supcon_weights, SupconWeights)                            \
-  X(supcon_tiles, SupconTiles)
+  X(supcon_tiles, SupconTiles)                                \
+  X(linear_cross_entropy_classes, LinearCrossEntropyClasses)  \
+  X(linear_cross_entropy_places, LinearCrossEntropyPlaces)    \
+  X(linear_cross_entropy_fwd, LinearCrossEntropySums)         \
+  X(linear_cross_entropy_weights, LinearCrossEntropyWeights)  \
+  X(linear_cross_entropy_tiles, LinearCrossEntropyTiles)      \
+  X(linear_cross_entropy_bias, LinearCrossEntropyBias)
 
 namespace sslkern::cuda {
 
