@@ -61,9 +61,10 @@ struct LinearCrossEntropyBwd {
   int threads;            // > 0
 };
 
-// ---- CUDA: rows packed, x_ij = l_ij log2(e). Ignored rows stay, with zeros for inputs: nobody on
-// the host knows how many there are. Rows are split among blocks, and the columns of a block of
-// rows among `splits` of them, which a second kernel merges in their order.
+// ---- CUDA: rows packed, x_ij = l_ij log2(e). How many rows are ignored is known to the device
+// alone, so all are packed, ignored ones as zeros behind the others: blocks that have nothing else
+// leave at once. "Place" is a row's number in that order. Rows are split among blocks, and the
+// columns of a block of rows among `splits` of them, which a second kernel merges in their order.
 
 // What one number per class says.
 struct LinearCrossEntropyClasses {
@@ -79,15 +80,17 @@ struct LinearCrossEntropyClasses {
 
 // And what the target index of a row.
 constexpr std::int32_t kNoTarget = -1;  // probabilities say more
-constexpr std::int32_t kNoRow = -2;     // ignored, or behind the last
+constexpr std::int32_t kNoRow = -2;     // ignored, or behind the last: so are all places behind it
 struct LinearCrossEntropyPlaces {
   std::int64_t N, V;
   const std::int64_t* target;  // (N), or null: with probabilities
+  const std::int64_t* sorted;  // (N) the row at each place, ignored ones last; null with those
   std::int64_t ignore_index;
   const double* class_weight;  // (V), or null: 1
   double label_smoothing;
-  std::int32_t* place;  // (padded N) the index, or one of the above
-  double* kept;         // (padded N) (1 - e) c of it, else 0; NaN where it is out of range
+  std::int64_t* order;      // (N) as PackRows wants it; null with probabilities
+  std::int32_t* target_at;  // (padded N) the index of the row at a place, or one of the above
+  double* kept;             // (padded N) (1 - e) c of it, else 0; NaN where it is out of range
 };
 
 // What the kernels of tiles read.
@@ -96,7 +99,8 @@ struct LinearCrossEntropyTable {
   const void* shift;  // of LinearCrossEntropyClasses
   const void* share;
   const void* uniform;
-  const std::int32_t* place;  // of LinearCrossEntropyPlaces
+  const std::int64_t* order;  // of LinearCrossEntropyPlaces
+  const std::int32_t* target_at;
   const double* kept;
   const void* probability;  // (N, V) working, rows stride apart, or null
   std::int64_t stride;
@@ -114,20 +118,21 @@ struct LinearCrossEntropySums {
   double* mass;             // (splits, padded N); with probabilities
   const double* class_sum;  // scalar, sum of c_j; null: V
   double label_smoothing;
-  void* loss;     // (N) working
-  double* wide;   // (N) the same
-  double* stats;  // (N, 2) lse_i log2(e) and m_i; zeros where ignored
+  void* loss;     // (N) working, by row
+  double* wide;   // (N) the same, by place
+  double* stats;  // (N, 2) lse_i log2(e) and m_i, by row; zeros where ignored
 };
 
-// What the gradient tiles read of a row, in units of `unit` times `unit_mass`:
+// What the gradient tiles read of the row at a place, in units of `unit` times `unit_mass`:
 // m_i p_ij g_i = 2^(x_ij - shift_i) fine_i.
 struct LinearCrossEntropyWeights {
   std::int64_t N;
-  const double* stats;      // (N, 2)
-  const void* grad_loss;    // (N) working, or null: 1
+  const double* stats;      // (N, 2), by row
+  const void* grad_loss;    // (N) working, by row, or null: 1
   const double* unit;       // scalar, or null: 1
   const double* unit_mass;  // scalar
-  const std::int32_t* place;
+  const std::int64_t* order;
+  const std::int32_t* target_at;
   const double* kept;
   Dtype dtype;
   void* shift;     // (padded N) working
@@ -136,7 +141,7 @@ struct LinearCrossEntropyWeights {
   void* hit;       // (padded N) working: g_i kept_i
 };
 
-// Rows first_row .. first_row + rows of G, times gradient_scale(dtype), and sums of its columns
+// Places first_row .. first_row + rows of G, times gradient_scale(dtype), and sums of its columns
 // before anything is rounded.
 constexpr std::int64_t kColumnParts = 2;  // of a tile
 struct LinearCrossEntropyTiles {

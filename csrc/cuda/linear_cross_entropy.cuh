@@ -22,21 +22,22 @@ __global__ void __launch_bounds__(256)
   static_cast<T*>(p.uniform)[j] = T(c * p.label_smoothing / double(p.V));
 }
 
-// A thread per row. A target out of range points to the first class, with NaN.
+// A thread per place. A target out of range points to the first class, with NaN.
 __global__ void __launch_bounds__(256)
     linear_cross_entropy_places_kernel(LinearCrossEntropyPlaces p) {
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= padded_rows(p.N)) return;
-  std::int32_t place = i < p.N ? kNoTarget : kNoRow;
+  std::int32_t target_at = i < p.N ? kNoTarget : kNoRow;
   double kept = 0;
   if (i < p.N && p.target != nullptr) {
-    const std::int64_t target = p.target[i];
+    const std::int64_t row = p.sorted[i], target = p.target[row];
     const bool inside = target >= 0 && target < p.V, ignored = target == p.ignore_index;
     const double c = inside && p.class_weight != nullptr ? p.class_weight[target] : 1;
-    place = ignored ? kNoRow : inside ? std::int32_t(target) : 0;
+    target_at = ignored ? kNoRow : inside ? std::int32_t(target) : 0;
     kept = ignored ? 0 : inside ? (1 - p.label_smoothing) * c : double(NAN);
+    p.order[i] = ignored ? ~row : row;
   }
-  p.place[i] = place;
+  p.target_at[i] = target_at;
   p.kept[i] = kept;
 }
 
@@ -74,13 +75,19 @@ struct Vocabulary {
 
   // Of row i: which of the lane's classes is its target, none where that is negative or beyond.
   SSLKERN_DEVICE int hit(int i, int column) const {
-    return kTargets == Targets::kDense ? -1 : in.place[i] - first_class(column);
+    return kTargets == Targets::kDense ? -1 : in.target_at[i] - first_class(column);
   }
 
   SSLKERN_DEVICE const T* probabilities(int i, int column) const {
     return static_cast<const T*>(in.probability) + i * in.stride + first_class(column);
   }
 };
+
+// The row at a place, ignored or not.
+SSLKERN_DEVICE std::int64_t row_at(const std::int64_t* order, std::int64_t place) {
+  const std::int64_t row = order == nullptr ? place : order[place];
+  return row < 0 ? ~row : row;
+}
 
 // What a block does with a tile of products: the terms of its targets, and minus infinity behind
 // the last class.
@@ -146,9 +153,9 @@ struct VocabularySums {
 // Grid (tiles of rows, splits), block P::kThreads, dynamic shared memory of shared_need with
 // OnlineRows and the RowSums of kTargets besides. A block owns the rows of its tile and walks along
 // its share of the classes; a lane keeps the largest logit, the sum of powers and the terms of the
-// targets of the classes that it has seen. Per logit D multiply-adds, one exponential and six
-// operations; with a softcap one more exponential, a reciprocal and 15. No logit is written.
-// Probabilities are read once.
+// targets of the classes that it has seen. Blocks of ignored rows walk nowhere. Per logit D
+// multiply-adds, one exponential and six operations; with a softcap one more exponential, a
+// reciprocal and 15. No logit is written. Probabilities are read once.
 template <class P, bool kResident, Targets kTargets>
 __global__ void __launch_bounds__(P::kThreads,
                                   kResident&& kTargets == Targets::kIndex ? P::kMinBlocks : 1)
@@ -156,7 +163,9 @@ __global__ void __launch_bounds__(P::kThreads,
   using T = typename P::Working;
   SSLKERN_DYNAMIC_SHARED(unsigned char, shared);
   const Place<P> at = Place<P>::here();
-  const Walk walk = walk_of<P>(p.in.input, 0, p.in.weight, p.splits);
+  Walk walk = walk_of<P>(p.in.input, 0, p.in.weight, p.splits);
+  const int first_row = int(blockIdx.x) * P::kSide;
+  if (p.in.target_at[first_row] == kNoRow) walk.end = walk.begin;
   unsigned char* const states = behind_tiles<P, kResident>(shared, walk);
   const OnlineRows<P> online{reinterpret_cast<T*>(states), at};
   double* const sums = reinterpret_cast<double*>(states + OnlineRows<P>::kBytes);
@@ -164,7 +173,6 @@ __global__ void __launch_bounds__(P::kThreads,
   online.clear();
   if constexpr (kTargets != Targets::kIndex) dot.clear();
   if constexpr (kTargets == Targets::kDense) mass.clear();
-  const int first_row = int(blockIdx.x) * P::kSide;
   const auto vocabulary = Vocabulary<P, kTargets>::of(p.in, at);
   const VocabularySums<P, kTargets> collect{p, vocabulary, dot, mass, first_row};
   for_each_tile<P, kResident>(walk, shared, [&](Results<P>& c, int tile) {
@@ -180,8 +188,8 @@ __global__ void __launch_bounds__(P::kThreads,
   if constexpr (kTargets == Targets::kDense) mass.write(p.mass + first);
 }
 
-// A thread per row: merges the splits. lse and the terms of the targets nearly cancel, so all of it
-// is in float64.
+// A thread per place: merges the splits. lse and the terms of the targets nearly cancel, so all of
+// it is in float64.
 template <class T>
 __global__ void __launch_bounds__(256) linear_cross_entropy_merge_kernel(LinearCrossEntropySums p) {
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
@@ -191,37 +199,39 @@ __global__ void __launch_bounds__(256) linear_cross_entropy_merge_kernel(LinearC
   double dot = 0, mass = 0;
   for (std::int64_t s = 0; p.dot != nullptr && s < p.splits; ++s) dot += p.dot[s * padded + i];
   for (std::int64_t s = 0; p.mass != nullptr && s < p.splits; ++s) mass += p.mass[s * padded + i];
-  const std::int32_t place = p.in.place[i];
-  if (place >= 0) {
+  const std::int32_t target = p.in.target_at[i];
+  if (target >= 0) {
     const double kept = p.in.kept[i], classes = double(p.in.weight.N);
     const double sum = p.class_sum == nullptr ? classes : *p.class_sum;
     mass = kept + (p.in.smooth ? sum * p.label_smoothing / classes : 0);
     if (kept != 0) dot += kept * double(static_cast<const T*>(p.logit)[i]);
   }
   double loss = (mass * lse - dot) * kLn2;
-  if (place == kNoRow) loss = lse = mass = 0;
+  if (target == kNoRow) loss = lse = mass = 0;
+  const std::int64_t row = row_at(p.in.order, i);
   p.wide[i] = loss;
-  static_cast<T*>(p.loss)[i] = T(loss);
-  p.stats[2 * i] = lse;
-  p.stats[2 * i + 1] = mass;
+  static_cast<T*>(p.loss)[row] = T(loss);
+  p.stats[2 * row] = lse;
+  p.stats[2 * row + 1] = mass;
 }
 
-// A thread per row. shift + log2 of what is in fine beside g m is lse, to more digits than a
+// A thread per place. shift + log2 of what is in fine beside g m is lse, to more digits than a
 // float32 has.
 template <class T>
 __global__ void __launch_bounds__(256)
     linear_cross_entropy_weights_kernel(LinearCrossEntropyWeights p) {
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= padded_rows(p.N)) return;
-  const bool counts = p.place[i] != kNoRow;
+  const bool counts = p.target_at[i] != kNoRow;
+  const std::int64_t row = counts ? row_at(p.order, i) : 0;
   const double unit = (p.unit == nullptr ? 1 : *p.unit) * *p.unit_mass;
   const double upstream =
-      counts && p.grad_loss != nullptr ? double(static_cast<const T*>(p.grad_loss)[i]) : 1;
-  const double g = counts ? upstream / unit : 0, lse = counts ? p.stats[2 * i] : 0;
+      counts && p.grad_loss != nullptr ? double(static_cast<const T*>(p.grad_loss)[row]) : 1;
+  const double g = counts ? upstream / unit : 0, lse = counts ? p.stats[2 * row] : 0;
   const T shift = T(lse);
   static_cast<T*>(p.shift)[i] = shift;
   static_cast<T*>(p.fine)[i] =
-      counts ? T(g * p.stats[2 * i + 1] * exp2(double(shift) - lse)) : T(0);
+      counts ? T(g * p.stats[2 * row + 1] * exp2(double(shift) - lse)) : T(0);
   static_cast<T*>(p.gradient)[i] = T(g);
   static_cast<T*>(p.hit)[i] = T(g * p.kept[i]);
 }
@@ -256,7 +266,7 @@ struct VocabularyGradient {
       const int i = first_row + row, hit = vocabulary.hit(i, column);
       const T shift = of_row(p.shift, i), fine = of_row(p.fine, i), g = of_row(p.gradient, i);
       const T hit_gradient = of_row(p.hit, i), written = T(gradient_scale(p.in.input.dtype));
-      const int existing = p.in.place[i] == kNoRow ? 0 : left;
+      const int existing = p.in.target_at[i] == kNoRow ? 0 : left;
       const T* probability = vocabulary.probabilities(i, column);
 #pragma unroll
       for (int q = 0; q < 2 * P::kN; ++q) {
@@ -285,14 +295,18 @@ struct VocabularyGradient {
     if (p.column_sums != nullptr) write_columns(sums, first_row, column);
   }
 
+  // Where the sums of the columns of a warp's rows go, `row` the first of these in the block.
+  SSLKERN_DEVICE T* column_sums_of(int first_row, int row) const {
+    static_assert(P::kWarpsDown == kColumnParts);
+    const std::int64_t part =
+        (first_row - p.first_row) / P::kSide * kColumnParts + row / P::kWarpRows;
+    return static_cast<T*>(p.column_sums) + part * p.in.weight.padded_N();
+  }
+
   // Of the rows of a warp: its lanes are added as a tree.
   SSLKERN_DEVICE void write_columns(ColumnValues<P>& sums, int first_row, int column) const {
     const Place<P>& at = vocabulary.at;
-    static_assert(P::kWarpsDown == kColumnParts);
-    const std::int64_t part =
-        (first_row - p.first_row) / P::kSide * kColumnParts + at.row / P::kWarpRows;
-    T* to = static_cast<T*>(p.column_sums) + part * p.in.weight.padded_N() +
-            vocabulary.first_class(column);
+    T* to = column_sums_of(first_row, at.row) + vocabulary.first_class(column);
 #pragma unroll
     for (int q = 0; q < 2 * P::kN; ++q) {
       T sum = sums[q / 2][q % 2];
@@ -303,20 +317,43 @@ struct VocabularyGradient {
       if (at.g == 0) to[V::offset(q)] = sum;
     }
   }
+
+  // Of rows that are all ignored, 16 bytes of a row at a time.
+  SSLKERN_DEVICE void write_zeros(const Walk& walk, int first_row) const {
+    using Element = typename P::Element;
+    constexpr int kPerPiece = kPieceBytes / int(sizeof(Element));
+    const std::int64_t pitch = p.in.weight.padded_N(), first = std::int64_t(walk.begin) * P::kSide;
+    const std::int64_t last = std::int64_t(walk.end) * P::kSide, row = first_row - p.first_row;
+    for (int i = 0; i < P::kSide; ++i) {
+      uint4* to = reinterpret_cast<uint4*>(static_cast<Element*>(p.out) + (row + i) * pitch);
+      for (std::int64_t piece = first / kPerPiece + threadIdx.x; piece < last / kPerPiece;
+           piece += P::kThreads) {
+        to[piece] = make_uint4(0, 0, 0, 0);
+      }
+    }
+    for (int part = 0; p.column_sums != nullptr && part < kColumnParts; ++part) {
+      T* to = column_sums_of(first_row, part * P::kWarpRows);
+      for (std::int64_t j = first + threadIdx.x; j < last; j += P::kThreads) to[j] = 0;
+    }
+  }
 };
 
 // Grid (tiles of the given rows, splits), block P::kThreads, dynamic shared memory of shared_need.
 // Writes G, (rows, padded V): per element D multiply-adds, one exponential, eight operations, its
-// bytes once; a softcap costs what it does in the forward pass.
+// bytes once; a softcap costs what it does in the forward pass. Of ignored rows the bytes alone.
 template <class P, bool kResident, Targets kTargets>
 __global__ void __launch_bounds__(P::kThreads, kTargets == Targets::kDense ? 1 : P::kMinBlocks)
     linear_cross_entropy_tiles_kernel(LinearCrossEntropyTiles p) {
   SSLKERN_DYNAMIC_SHARED(unsigned char, shared);
   const Place<P> at = Place<P>::here();
-  const Walk walk = walk_of<P>(p.in.input, p.first_row, p.in.weight, p.splits);
+  Walk walk = walk_of<P>(p.in.input, p.first_row, p.in.weight, p.splits);
   const int first_row = int(p.first_row) + int(blockIdx.x) * P::kSide;
   const auto vocabulary = Vocabulary<P, kTargets>::of(p.in, at);
   const VocabularyGradient<P, kTargets> gradient{p, vocabulary};
+  if (p.in.target_at[first_row] == kNoRow) {
+    gradient.write_zeros(walk, first_row);
+    walk.end = walk.begin;
+  }
   for_each_tile<P, kResident>(walk, shared, [&](Results<P>& c, int tile) {
     const int column = tile * P::kSide;
     vocabulary.make_logits(c, column);
@@ -332,12 +369,12 @@ __global__ void __launch_bounds__(256) linear_cross_entropy_bias_kernel(LinearCr
   const std::int64_t j = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (j >= p.V) return;
   const std::int64_t padded = padded_rows(p.V);
+  const double unit = (p.unit == nullptr ? 1 : *p.unit) * *p.unit_mass;
   double sum = 0;
   for (std::int64_t part = 0; part < p.parts; ++part) {
     sum += double(static_cast<const T*>(p.column_sums)[part * padded + j]);
   }
-  sum *= (p.unit == nullptr ? 1 : *p.unit) * *p.unit_mass;
-  p.sum[j] = p.add ? p.sum[j] + sum : sum;
+  p.sum[j] = (p.add ? p.sum[j] : 0) + sum * unit;
 }
 
 }  // namespace sslkern::cuda

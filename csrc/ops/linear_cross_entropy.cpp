@@ -1,6 +1,7 @@
 #include "contract/linear_cross_entropy.h"
 
 #include <ATen/ops/aminmax.h>
+#include <ATen/ops/argsort.h>
 #include <ATen/ops/eq.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/masked_fill.h>
@@ -42,6 +43,8 @@ struct Arguments {
 
 void check_per_class(const char* name, const Tensor& t, const Arguments& a) {
   check_float_tensor(kOp, name, t);
+  SSLKERN_CHECK(VALUE, t.device() == a.input.device(), kOp, name,
+                c10::str("on the device of input, ", a.input.device().str()), t.device().str());
   SSLKERN_CHECK(VALUE, t.dim() == 1 && t.size(0) == a.weight.size(0), kOp, name,
                 c10::str("of shape (V,) = (", a.weight.size(0), ",)"), "shape ", shape_name(t));
 }
@@ -82,7 +85,7 @@ void check_arguments(const Arguments& a) {
 }
 
 // What the kernels read; keeps the tensors alive. Rows to be ignored are gone; for the CUDA
-// kernels, which see them for themselves, they are there, with zeros for inputs.
+// kernels, which see them for themselves, they are there.
 struct Prepared {
   OptionalTensor rows;  // the rows that remain, where not all do
   Tensor input, weight, bias, target, class_weight;
@@ -113,16 +116,6 @@ void check_class_weight(const OptionalTensor& class_weight) {
   }
 }
 
-// How many rows remain is known on the device alone. Whatever an ignored row holds, it must not
-// reach the gradient of the weight as NaN times 0.
-void clear_ignored_rows(const Arguments& a, Prepared& p) {
-  const Tensor ignored = at::eq(a.target, a.ignore_index);
-  p.input = with_adjacent_columns(at::masked_fill(a.input, ignored.unsqueeze(1), 0));
-  if (values_are_checked(a.target)) {
-    check_target_values(at::masked_fill(a.target, ignored, 0), a.weight.size(0));
-  }
-}
-
 void drop_ignored_rows(const Arguments& a, Prepared& p) {
   const Tensor keep = at::nonzero(at::ne(a.target, a.ignore_index)).squeeze(1);
   if (keep.size(0) == a.target.size(0)) return;
@@ -132,11 +125,12 @@ void drop_ignored_rows(const Arguments& a, Prepared& p) {
 }
 
 void prepare_indices(const Arguments& a, Prepared& p) {
-  if (runs_on_cuda(a.input)) {
-    clear_ignored_rows(a, p);
-  } else {
+  if (!runs_on_cuda(a.input)) {
     drop_ignored_rows(a, p);
     check_target_values(p.target, a.weight.size(0));
+  } else if (values_are_checked(a.target)) {
+    const Tensor ignored = at::eq(a.target, a.ignore_index);
+    check_target_values(at::masked_fill(a.target, ignored, 0), a.weight.size(0));
   }
   p.target = p.target.contiguous();
   p.in.target = p.target.const_data_ptr<int64_t>();
@@ -233,18 +227,18 @@ void bwd_on_cpu(const Prepared& prepared, const Tensor& g, const Tensor& stats,
 
 // Rows, logits and targets as the kernels of tiles read them; keeps the tensors alive.
 struct OnCuda {
-  PackedSides rows;
-  Tensor classes, place, kept;
+  Packed input, weight;
+  Tensor classes, order, target_at, kept;
   LinearCrossEntropyTable table;
   const double* class_weight;
 };
 
-void describe_classes(CudaCall& call, const Prepared& x, OnCuda& c) {
-  const int64_t padded = c.rows.view.key.padded_N();
+void describe_classes(CudaCall& call, const Prepared& x, const double* bias, OnCuda& c) {
+  const int64_t padded = c.weight.view.padded_N();
   c.classes = empty({3, padded}, accumulate_dtype(x.input.scalar_type()), x.input);
   LinearCrossEntropyClasses p{};
   p.V = x.in.M;
-  p.bias = c.rows.view.bias;
+  p.bias = bias;
   p.class_weight = c.class_weight;
   p.label_smoothing = x.in.label_smoothing;
   p.dtype = x.in.dtype;
@@ -257,21 +251,30 @@ void describe_classes(CudaCall& call, const Prepared& x, OnCuda& c) {
   c.table.uniform = p.uniform;
 }
 
+// Ignored rows go behind the others, which keep their order.
 void describe_targets(CudaCall& call, const Prepared& x, int64_t ignore_index, OnCuda& c) {
-  const int64_t padded = c.rows.view.query.padded_N();
-  c.place = empty({padded}, at::kInt, x.input);
+  const int64_t padded = padded_rows(x.in.N);
+  c.target_at = empty({padded}, at::kInt, x.input);
   c.kept = empty({padded}, at::kDouble, x.input);
   LinearCrossEntropyPlaces p{};
   p.N = x.in.N;
   p.V = x.in.M;
-  p.target = x.in.target != nullptr ? call.read<int64_t>(x.target) : nullptr;
+  if (x.in.target != nullptr) {
+    const Tensor ignored = at::eq(x.target, ignore_index);
+    c.order = empty({x.in.N}, at::kLong, x.input);
+    p.target = call.read<int64_t>(x.target);
+    p.sorted = call.read<int64_t>(
+        call.keep(at::argsort(ignored, /*stable=*/true, /*dim=*/0, /*descending=*/false)));
+    p.order = call.write<int64_t>(c.order);
+  }
   p.ignore_index = ignore_index;
   p.class_weight = c.class_weight;
   p.label_smoothing = x.in.label_smoothing;
-  p.place = call.write<int32_t>(c.place);
+  p.target_at = call.write<int32_t>(c.target_at);
   p.kept = call.write<double>(c.kept);
   call->linear_cross_entropy_places(p, call.launch());
-  c.table.place = p.place;
+  c.table.order = p.order;
+  c.table.target_at = p.target_at;
   c.table.kept = p.kept;
 }
 
@@ -279,11 +282,12 @@ OnCuda start(CudaCall& call, const Prepared& x, int64_t ignore_index) {
   OnCuda c{};
   const double* bias = x.bias.defined() ? call.read<double>(x.bias) : nullptr;
   c.class_weight = x.class_weight.defined() ? call.read<double>(x.class_weight) : nullptr;
-  c.rows = pack_sides(call, x.input, x.weight, nullptr, bias, {false, false, false});
-  c.table.input = c.rows.view.query;
-  c.table.weight = c.rows.view.key;
-  describe_classes(call, x, c);
   describe_targets(call, x, ignore_index, c);
+  c.input = pack(call, x.input, {}, false, c.table.order);
+  c.weight = pack(call, x.weight, {}, false);
+  c.table.input = c.input.view;
+  c.table.weight = c.weight.view;
+  describe_classes(call, x, bias, c);
   c.table.probability = x.in.probability != nullptr ? call.read(x.target) : nullptr;
   c.table.stride = x.in.stride;
   c.table.softcap = x.in.softcap;
@@ -349,7 +353,7 @@ RowWeights weigh_rows(CudaCall& call, const OnCuda& c, const Tensor& g, const do
                       const Tensor& all) {
   RowWeights w;
   const PackedRows& rows = c.table.input;
-  const auto working = accumulate_dtype(c.rows.query.rows.scalar_type());
+  const auto working = accumulate_dtype(c.input.rows.scalar_type());
   w.unit = empty({}, at::kDouble, all);
   w.unit_mass = empty({}, at::kDouble, all);
   w.masses = all.select(1, 1).contiguous();
@@ -360,7 +364,8 @@ RowWeights weigh_rows(CudaCall& call, const OnCuda& c, const Tensor& g, const do
   p.grad_loss = g.defined() ? call.read(g) : nullptr;
   p.unit = g.defined() ? unit_of(call, p.grad_loss, rows.N, rows.dtype, w.unit) : nullptr;
   p.unit_mass = unit_of(call, call.read(w.masses), rows.N, Dtype::kFloat64, w.unit_mass);
-  p.place = c.table.place;
+  p.order = c.table.order;
+  p.target_at = c.table.target_at;
   p.kept = c.table.kept;
   p.dtype = rows.dtype;
   p.shift = call.write(w.values[0]);
@@ -372,8 +377,8 @@ RowWeights weigh_rows(CudaCall& call, const OnCuda& c, const Tensor& g, const do
   return w;
 }
 
-void finish_side(CudaCall& call, const RowWeights& w, const Packed& z, const Tensor& product,
-                 const Tensor& grad) {
+void finish_side(CudaCall& call, const RowWeights& w, const Packed& z, const int64_t* order,
+                 const Tensor& product, const Tensor& grad) {
   if (grad.numel() == 0) return;
   FinishRows f{};
   f.z = z.view;
@@ -383,6 +388,7 @@ void finish_side(CudaCall& call, const RowWeights& w, const Packed& z, const Ten
   f.multiplier = w.view.unit_mass;
   f.constant = 1 / gradient_scale(z.view.dtype);
   f.wide = grad.scalar_type() != z.rows.scalar_type();
+  f.order = order;
   f.first_rows = z.view.N;
   f.grad_first = call.write(grad);
   call->finish_rows(f, call.launch());
@@ -393,7 +399,7 @@ void finish_side(CudaCall& call, const RowWeights& w, const Packed& z, const Ten
 void differentiate(CudaCall& call, const OnCuda& c, const RowWeights& w, const Gradients& grads) {
   const auto& [input, weight, bias] = grads;
   const PackedRows &x = c.table.input, &y = c.table.weight;
-  const Tensor& like = c.rows.query.rows;
+  const Tensor& like = c.input.rows;
   const auto working = w.values.scalar_type();
   const int64_t chunk = gradient_rows(x.N, y.N, x.dtype);
   const int64_t parts = kColumnParts * chunk / tile_side(x.dtype);
@@ -413,7 +419,7 @@ void differentiate(CudaCall& call, const OnCuda& c, const RowWeights& w, const G
   b.unit_mass = w.view.unit_mass;
   b.dtype = x.dtype;
   b.sum = bias.numel() > 0 ? call.write<double>(bias) : nullptr;
-  GradientProducts to{c.rows.key.rows, {}, c.rows.query.rows, {}};
+  GradientProducts to{c.weight.rows, {}, c.input.rows, {}};
   if (input.numel() > 0) to.row_product = empty({x.padded_N(), x.padded_D()}, working, like);
   if (weight.numel() > 0) to.column_product = empty({y.padded_N(), y.padded_D()}, working, like);
   multiply_gradient(call, to, x, y.N, [&](int64_t first, int64_t count, void* gradient) {
@@ -426,8 +432,8 @@ void differentiate(CudaCall& call, const OnCuda& c, const RowWeights& w, const G
     b.add = first > 0;
     call->linear_cross_entropy_bias(b, call.launch());
   });
-  finish_side(call, w, c.rows.query, to.row_product, input);
-  finish_side(call, w, c.rows.key, to.column_product, weight);
+  finish_side(call, w, c.input, c.table.order, to.row_product, input);
+  finish_side(call, w, c.weight, nullptr, to.column_product, weight);
 }
 
 bool wants_any(const Gradients& grads) {
@@ -448,7 +454,10 @@ void bwd_on_cuda(const Prepared& x, int64_t ignore_index, const Tensor& g, const
                  const Gradients& grads) {
   CudaCall call(x.input);
   const OnCuda c = start(call, x, ignore_index);
-  differentiate(call, c, weigh_rows(call, c, g, call.read<double>(stats), stats), grads);
+  // An ignored row's must not be the largest, which is the unit of all.
+  const Tensor upstream =
+      x.in.target == nullptr ? g : at::masked_fill(g, at::eq(x.target, ignore_index), 0);
+  differentiate(call, c, weigh_rows(call, c, upstream, call.read<double>(stats), stats), grads);
 }
 
 Results forward(const Arguments& a, const Prepared& prepared, int64_t chunk, Needs needs) {
