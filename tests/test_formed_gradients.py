@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 MODULE = sys.modules["sslkern.ops.linear_cross_entropy"]  # the package has the function's name
 OPS = torch.ops.sslkern
+OPERATOR = "linear_cross_entropy"
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 IGNORED = -100
 
@@ -115,18 +116,40 @@ def test_one_gradient_alone(needed: str, chunks: int) -> None:
     torch.testing.assert_close(grad, everything[needed])
 
 
-@pytest.mark.parametrize("chunks", [96], indirect=True)
-def test_formed_gradients_are_rounded_once(chunks: int) -> None:
-    """They stay float32 until the upstream gradient, here a loss scale, has multiplied them."""
-    leaves, target = make_problem(250, 300, 16, torch.float16, "index")
+def scaled_gradients(leaves: dict[str, Tensor], target: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Those of a loss that is multiplied by a loss scale, and what they should be."""
     leaves = {name: z.requires_grad_() for name, z in leaves.items()}
     exact = {name: z.detach().double().requires_grad_() for name, z in leaves.items()}
     (3 * 65536 * sslkern.linear_cross_entropy(target=target, **leaves)).backward()
     (3 * 65536 * reference.linear_cross_entropy(target=target, **exact)).backward()
-    for name, leaf in leaves.items():
-        expected = exact[name].grad
+    return {name: (leaf.grad.double(), exact[name].grad) for name, leaf in leaves.items()}
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("chunks", [96], indirect=True)
+def test_formed_gradients_are_rounded_once(chunks: int) -> None:
+    """They stay float32 until the upstream gradient, here a loss scale, has multiplied them.
+
+    CUDA kernels round the gradients of logits, too: matrix instructions take halves.
+    """
+    grads = scaled_gradients(*make_problem(250, 300, 16, torch.float16, "index"))
+    for name, (actual, expected) in grads.items():
         once = 2**-11 * expected.abs() + 1e-5 * expected.abs().max()
-        assert ((leaf.grad.double() - expected).abs() <= once).all(), name
+        assert ((actual - expected).abs() <= once).all(), name
+
+
+@pytest.mark.parametrize("chunks", [96], indirect=True)
+def test_formed_gradients_are_rounded_with_those_of_logits_alone(chunks: int) -> None:
+    """Besides the roundings above, one of each gradient of a logit."""
+    leaves, target = make_problem(250, 300, 16, torch.float16, "index")
+    x, w, bias = (leaves[name].double() for name in ("input", "weight", "bias"))
+    kept = target != IGNORED
+    logits = torch.softmax(x @ w.T + bias, 1) - F.one_hot(target.clamp_min(0), 300)
+    logits = 3 * 65536 * (logits * kept[:, None]).abs() / kept.sum()
+    sizes = {"input": logits @ w.abs(), "weight": logits.T @ x.abs(), "bias": 0}
+    for name, (actual, expected) in scaled_gradients(leaves, target).items():
+        rounded = 2**-11 * (expected.abs() + sizes[name]) + 1e-5 * expected.abs().max()
+        assert ((actual - expected).abs() <= rounded).all(), name
 
 
 @pytest.mark.parametrize("chunks", [96], indirect=True)
@@ -137,6 +160,7 @@ def test_all_rows_ignored(chunks: int) -> None:
     assert all((z == 0).all() for z in results.values())
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("chunks", [96], indirect=True)
 def test_bitwise_the_same_for_any_thread_count(chunks: int) -> None:
     leaves, target = make_problem(400, 700, 70, torch.float32, "index")

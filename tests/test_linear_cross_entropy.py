@@ -821,6 +821,7 @@ def test_class_of_no_weight_is_as_good_as_ignored() -> None:
 # ---- size
 
 
+@pytest.mark.large
 def test_more_than_two_to_the_31_logits() -> None:
     """On some rows, and on some classes by the log-sum-exp of all rows."""
     n = v = 47000
@@ -847,6 +848,7 @@ def test_more_than_two_to_the_31_logits() -> None:
     torch.testing.assert_close(weight.grad[some].double(), g.T @ rows, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.cpu_only
 def test_memory_does_not_grow_with_rows_times_classes() -> None:
     """Forward and backward hold a small part of the logits, eager PyTorch several times these."""
     rows, classes = 2048, 30522
@@ -943,6 +945,7 @@ def test_module_equals_that_of_torch() -> None:
 # ---- determinism
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("softcap", [None, 20.0])
 @pytest.mark.parametrize("length", [SHORT, LONG])
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@
 #include "contract/cuda.h"
 #include "contract/gram.h"
 #include "contract/info_nce.h"
+#include "contract/linear_cross_entropy.h"
 #include "contract/ntxent.h"
 #include "contract/packed.h"
 #include "contract/sampled_logits.h"
@@ -63,7 +64,13 @@
   X(sampled_logits_grad_table, SampledLogitsTableGradient)    \
   X(sinkhorn, SinkhornOnDevice)                               \
   X(swapped_prediction_fwd, SwappedPredictionLosses)          \
-  X(swapped_prediction_bwd, SwappedPredictionGradients)
+  X(swapped_prediction_bwd, SwappedPredictionGradients)       \
+  X(linear_cross_entropy_classes, LinearCrossEntropyClasses)  \
+  X(linear_cross_entropy_places, LinearCrossEntropyPlaces)    \
+  X(linear_cross_entropy_fwd, LinearCrossEntropySums)         \
+  X(linear_cross_entropy_weights, LinearCrossEntropyWeights)  \
+  X(linear_cross_entropy_tiles, LinearCrossEntropyTiles)      \
+  X(linear_cross_entropy_bias, LinearCrossEntropyBias)
 
 namespace sslkern::cuda {
 

@@ -20,6 +20,7 @@
 #pragma once
 #include <cstdint>
 
+#include "contract/cuda.h"
 #include "contract/query_key.h"
 
 namespace sslkern {
@@ -60,11 +61,126 @@ struct LinearCrossEntropyBwd {
   int threads;            // > 0
 };
 
+// ---- CUDA: rows packed, x_ij = l_ij log2(e). How many rows are ignored is known to the device
+// alone, so all are packed, ignored ones as zeros behind the others: blocks that have nothing else
+// leave at once. "Place" is a row's number in that order. Rows are split among blocks, and the
+// columns of a block of rows among `splits` of them, which a second kernel merges in their order.
+
+// What one number per class says.
+struct LinearCrossEntropyClasses {
+  std::int64_t V;
+  const double* bias;          // (V), or null: 0
+  const double* class_weight;  // (V), or null: 1
+  double label_smoothing;
+  Dtype dtype;
+  void* shift;    // (padded V) working: bias_j log2(e)
+  void* share;    // (padded V) working: (1 - e) c_j
+  void* uniform;  // (padded V) working: c_j e / V
+};
+
+// And what the target index of a row.
+constexpr std::int32_t kNoTarget = -1;  // probabilities say more
+constexpr std::int32_t kNoRow = -2;     // ignored, or behind the last: so are all places behind it
+struct LinearCrossEntropyPlaces {
+  std::int64_t N, V;
+  const std::int64_t* target;  // (N), or null: with probabilities
+  const std::int64_t* sorted;  // (N) the row at each place, ignored ones last; null with those
+  std::int64_t ignore_index;
+  const double* class_weight;  // (V), or null: 1
+  double label_smoothing;
+  std::int64_t* order;      // (N) as PackRows wants it; null with probabilities
+  std::int32_t* target_at;  // (padded N) the index of the row at a place, or one of the above
+  double* kept;             // (padded N) (1 - e) c of it, else 0; NaN where it is out of range
+};
+
+// What the kernels of tiles read.
+struct LinearCrossEntropyTable {
+  PackedRows input, weight;
+  const void* shift;  // of LinearCrossEntropyClasses
+  const void* share;
+  const void* uniform;
+  const std::int64_t* order;  // of LinearCrossEntropyPlaces
+  const std::int32_t* target_at;
+  const double* kept;
+  const void* probability;  // (N, V) working, rows stride apart, or null
+  std::int64_t stride;
+  double softcap;  // > 0, or 0: none
+  bool smooth;     // label smoothing is not 0
+};
+
+// dot_i = sum_j t_ij x_ij but for the term of a target index, mass_i = sum_j t_ij of probabilities.
+struct LinearCrossEntropySums {
+  LinearCrossEntropyTable in;
+  std::int64_t splits;      // > 0
+  void* partial;            // (splits, padded N, 2) working: largest x and sum of 2^(x - largest)
+  void* logit;              // (padded N) working: x of the target index
+  double* dot;              // (splits, padded N); with smoothing or probabilities
+  double* mass;             // (splits, padded N); with probabilities
+  const double* class_sum;  // scalar, sum of c_j; null: V
+  double label_smoothing;
+  void* loss;     // (N) working, by row
+  double* wide;   // (N) the same, by place
+  double* stats;  // (N, 2) lse_i log2(e) and m_i, by row; zeros where ignored
+};
+
+// What the gradient tiles read of the row at a place, in units of `unit` times `unit_mass`:
+// m_i p_ij g_i = 2^(x_ij - shift_i) fine_i.
+struct LinearCrossEntropyWeights {
+  std::int64_t N;
+  const double* stats;      // (N, 2), by row
+  const void* grad_loss;    // (N) working, by row, or null: 1
+  const double* unit;       // scalar, or null: 1
+  const double* unit_mass;  // scalar
+  const std::int64_t* order;
+  const std::int32_t* target_at;
+  const double* kept;
+  Dtype dtype;
+  void* shift;     // (padded N) working
+  void* fine;      // (padded N) working
+  void* gradient;  // (padded N) working: g_i
+  void* hit;       // (padded N) working: g_i kept_i
+};
+
+// Places first_row .. first_row + rows of G, times gradient_scale(dtype), and sums of its columns
+// before anything is rounded.
+constexpr std::int64_t kColumnParts = 2;  // of a tile
+struct LinearCrossEntropyTiles {
+  LinearCrossEntropyTable in;
+  const void* shift;  // of LinearCrossEntropyWeights
+  const void* fine;
+  const void* gradient;
+  const void* hit;
+  std::int64_t first_row, rows;  // multiples of kPackedTile
+  std::int64_t splits;           // > 0
+  void* out;                     // (rows, padded V) of dtype
+  void* column_sums;             // (kColumnParts rows / tile_side, padded V) working, or null
+};
+
+// sum_j (+)= unit unit_mass sum over parts.
+struct LinearCrossEntropyBias {
+  const void* column_sums;  // (parts, padded V) working
+  std::int64_t parts, V;
+  const double* unit;       // scalar, or null: 1
+  const double* unit_mass;  // scalar
+  Dtype dtype;
+  bool add;
+  double* sum;  // (V)
+};
+
 namespace cpu {
 std::int64_t linear_cross_entropy_fwd_workspace(const LinearCrossEntropyFwd&);
 std::int64_t linear_cross_entropy_bwd_workspace(const LinearCrossEntropyBwd&);
 void linear_cross_entropy_fwd(const LinearCrossEntropyFwd&);
 void linear_cross_entropy_bwd(const LinearCrossEntropyBwd&);
 }  // namespace cpu
+
+namespace cuda {
+void linear_cross_entropy_classes(const LinearCrossEntropyClasses&, const Launch&);
+void linear_cross_entropy_places(const LinearCrossEntropyPlaces&, const Launch&);
+void linear_cross_entropy_fwd(const LinearCrossEntropySums&, const Launch&);
+void linear_cross_entropy_weights(const LinearCrossEntropyWeights&, const Launch&);
+void linear_cross_entropy_tiles(const LinearCrossEntropyTiles&, const Launch&);
+void linear_cross_entropy_bias(const LinearCrossEntropyBias&, const Launch&);
+}  // namespace cuda
 
 }  // namespace sslkern

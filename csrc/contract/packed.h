@@ -53,7 +53,7 @@ struct PackRows {
   std::int64_t N, D;
   Dtype dtype;
   bool normalize;
-  const std::int64_t* order;  // (N) which row comes at each place, or null: as they are
+  const std::int64_t* order;  // (N) which row comes at each place, ~row: zeros for it; or null
   void* rows;                 // (padded rows, padded D) of dtype
   void* factor;               // (padded rows) working
   double* inv_norm;           // (N) 1 / |z_i|; 0 where |z_i| < 1e-12, 1 without normalize
@@ -86,7 +86,7 @@ struct FinishRows {
   bool normalize;
   bool over_factor;
   bool wide;                  // gradients are of the working type instead of dtype
-  const std::int64_t* order;  // (N) as in PackRows, or null
+  const std::int64_t* order;  // (N) as in PackRows, ~row: its gradient is zero; or null
   std::int64_t first_rows;    // those of grad_first; the rest are of grad_second
   void* grad_first;           // (first_rows, D) of dtype, contiguous; null if not wanted
   void* grad_second;          // (N - first_rows, D) likewise

@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kRowThreads) pack_rows_kernel(PackRows p) {
   const std::int64_t row = std::int64_t(blockIdx.x) * kRowWarps + threadIdx.x / 32;
   const std::int64_t padded = padded_dims(p.D, p.dtype);
   E* to = static_cast<E*>(p.rows) + row * padded;
-  const bool exists = row < p.N;
-  const std::int64_t source = exists && p.order != nullptr ? p.order[row] : row;
+  const std::int64_t source = row < p.N && p.order != nullptr ? p.order[row] : row;
+  const bool exists = row < p.N && source >= 0;
   const E* from = source < p.first_rows
                       ? static_cast<const E*>(p.first) + source * p.stride_first
                       : static_cast<const E*>(p.second) + (source - p.first_rows) * p.stride_second;
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kRowThreads) pack_rows_kernel(PackRows p) {
     to[d] = Rounded<E>::from(T(scale.packed == 0 ? 0 : x));
   }
   if (lane == 0) static_cast<T*>(p.factor)[row] = T(scale.factor);
-  if (lane == 0 && exists) p.inv_norm[row] = scale.inv_norm;
+  if (lane == 0 && row < p.N) p.inv_norm[row] = scale.inv_norm;
 }
 
 // Of what is multiplied by numbers that only the device knows.
@@ -103,7 +103,8 @@ __global__ void __launch_bounds__(kRowThreads) finish_rows_kernel(FinishRows p) 
   }
   dot = warp_sum(dot) * factor * scale;
   if (lane == 0 && p.row_dot != nullptr) p.row_dot[row] = dot;
-  const std::int64_t place = p.order == nullptr ? row : p.order[row];
+  const std::int64_t ordered = p.order == nullptr ? row : p.order[row];
+  const std::int64_t place = ordered < 0 ? ~ordered : ordered;
   const bool first = place < p.first_rows;
   Out* to = static_cast<Out*>(first ? p.grad_first : p.grad_second);
   if (to == nullptr) return;
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kRowThreads) finish_rows_kernel(FinishRows p) 
   for (std::int64_t d = lane; d < p.z.D; d += 32) {
     double g = double(product[d]) * scale;
     if (p.normalize) g = (g - double(to_working(z[d])) * along) * outer;
-    to[d] = Rounded<Out>::from(T(g));
+    to[d] = Rounded<Out>::from(T(ordered < 0 ? 0 : g));
   }
 }
 

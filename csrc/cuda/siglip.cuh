@@ -115,7 +115,7 @@ struct SiglipPairs {
           x[q] = value * lift;
         }
       }
-      if constexpr (kLoss) loss.add(double(row_loss));
+      if constexpr (kLoss) loss.add(row_loss);
       if constexpr (kGradient) {
         sums.slope += slope;
         sums.total += total;
@@ -129,8 +129,7 @@ struct SiglipPairs {
 // Grid (tiles of the given rows, splits), block P::kThreads, dynamic shared memory of shared_need,
 // with losses RowSums besides. A block owns the queries of its tile and walks along its share of
 // the keys. Per pair D multiply-adds and one exponential; for the loss the 10 multiply-adds of a
-// logarithm, in registers; for the gradient one quotient, and G written once. Losses of rows stay
-// with their lanes until the end.
+// logarithm; for the gradient one reciprocal, and G written once.
 template <class P, bool kResident, bool kLoss, bool kGradient>
 __global__ void __launch_bounds__(P::kThreads, kResident && !kGradient ? P::kMinBlocks : 1)
     siglip_tiles_kernel(SiglipTiles p) {
@@ -154,8 +153,7 @@ __global__ void __launch_bounds__(P::kThreads, kResident && !kGradient ? P::kMin
     total += double(sums.total);
   });
   if constexpr (kLoss) {
-    losses.write(p.loss + blockIdx.y * p.in.query.padded_N() + row,
-                 reinterpret_cast<double*>(shared));
+    losses.write(p.loss + blockIdx.y * p.in.query.padded_N() + row);
   }
   if constexpr (kGradient) {
     const std::int64_t blocks = p.in.query.padded_N() / P::kSide * p.splits;

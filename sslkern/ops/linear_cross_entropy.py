@@ -185,7 +185,9 @@ def _divisor(
     valid = target != ignore_index
     shares = valid.to(total.dtype)
     if class_weight is not None:
-        shares = shares * class_weight.to(total.dtype)[torch.where(valid, target, 0)]
+        # Where nobody has looked, a target out of range has made the sum NaN.
+        place = torch.where(valid, target, 0).clamp(0, class_weight.shape[0] - 1)
+        shares = shares * class_weight.to(total.dtype)[place]
     return torch.where(valid.any(), ordered_sum(shares), 1)
 
 

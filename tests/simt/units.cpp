@@ -193,12 +193,13 @@ int positions() {
 int powers() {
   std::vector<float> x;
   for (int i = 1; i < 200; ++i) x.push_back(float(i) / 8.0f);
-  Buffer<float> from(x), exp2(x.size()), log2(x.size());
-  run_powers(from.p(), exp2.p(), log2.p(), int(x.size()));
+  Buffer<float> from(x), exp2(x.size()), log2(x.size()), reciprocal(x.size());
+  run_powers(from.p(), exp2.p(), log2.p(), reciprocal.p(), int(x.size()));
   int wrong = 0;
   for (std::size_t i = 0; i < x.size(); ++i) {
     wrong += std::fabs(exp2[i] / std::exp2(double(x[i])) - 1) > 1e-6;
     wrong += std::fabs(log2[i] - std::log2(double(x[i]))) > 1e-6;
+    wrong += std::fabs(reciprocal[i] * double(x[i]) - 1) > 1e-6;
   }
   return wrong;
 }

@@ -166,10 +166,11 @@ __global__ void widen(const __nv_bfloat16* as_bf16, const __half* as_f16, float*
   }
 }
 
-__global__ void powers(const float* x, float* exp2, float* log2, int n) {
+__global__ void powers(const float* x, float* exp2, float* log2, float* reciprocal, int n) {
   for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) {
     exp2[i] = platform::exp2_approximate(x[i]);
     log2[i] = platform::log2_approximate(x[i]);
+    reciprocal[i] = platform::reciprocal_approximate(x[i]);
   }
 }
 
@@ -216,6 +217,6 @@ void run_widen(const std::uint16_t* bits, float* bf16, float* f16, int n) {
   auto* as_f16 = reinterpret_cast<const __half*>(bits);
   SSLKERN_LAUNCH(widen, dim3(1), dim3(64), 0, nullptr, as_bf16, as_f16, bf16, f16, n);
 }
-void run_powers(const float* x, float* exp2, float* log2, int n) {
-  SSLKERN_LAUNCH(powers, dim3(1), dim3(64), 0, nullptr, x, exp2, log2, n);
+void run_powers(const float* x, float* exp2, float* log2, float* reciprocal, int n) {
+  SSLKERN_LAUNCH(powers, dim3(1), dim3(64), 0, nullptr, x, exp2, log2, reciprocal, n);
 }

@@ -33,4 +33,4 @@ void run_positions(int* blocks, int* threads);
 
 void run_narrow(const float* x, std::uint16_t* bf16, std::uint16_t* f16, int n);
 void run_widen(const std::uint16_t* bits, float* bf16, float* f16, int n);
-void run_powers(const float* x, float* exp2, float* log2, int n);
+void run_powers(const float* x, float* exp2, float* log2, float* reciprocal, int n);
