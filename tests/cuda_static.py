@@ -20,10 +20,9 @@ import emulation
 BUDGETS = Path(__file__).parent / "cuda_budgets.txt"
 PTXAS = ["-v"]
 HEADER = """\
-# What each CUDA kernel may use: registers of a thread, bytes of static shared memory, bytes that
-# it spills; the most over sm_80, sm_90, sm_100 and sm_120. The last should be 0, and is where it is
-# not for want of a better kernel. tests/test_cuda_static.py compares; `python tests/cuda_static.py`
-# writes this file.
+# What each CUDA kernel may use: registers of a thread and bytes of static shared memory, the most
+# over sm_80, sm_90, sm_100 and sm_120. tests/test_cuda_static.py compares; no kernel may spill.
+# `python tests/cuda_static.py` writes this file.
 """
 
 
@@ -90,11 +89,11 @@ def usages(architecture: int) -> list[Usage]:
     return found
 
 
-def budgets() -> dict[str, tuple[int, int, int]]:
-    """Registers, static shared memory and spills, by kernel."""
+def budgets() -> dict[str, tuple[int, int]]:
+    """Registers and static shared memory, by kernel."""
     lines = [line for line in BUDGETS.read_text().splitlines() if line and line[0] != "#"]
-    rows = [line.rsplit(maxsplit=3) for line in lines]
-    return {name: (int(r), int(shared), int(spilled)) for name, r, shared, spilled in rows}
+    rows = [line.rsplit(maxsplit=2) for line in lines]
+    return {name: (int(registers), int(shared)) for name, registers, shared in rows}
 
 
 def tool(name: str) -> Path | None:
@@ -123,14 +122,13 @@ def machine_code(architecture: int) -> dict[str, str]:
 
 
 def write_budgets() -> None:
-    most: dict[str, tuple[int, int, int]] = {}
+    most: dict[str, tuple[int, int]] = {}
     for architecture in emulation.ARCHITECTURES:
         for u in usages(architecture):
-            before = most.get(u.kernel, (0, 0, 0))
-            now = u.registers, u.shared, max(u.spilled, u.stack)
-            most[u.kernel] = tuple(map(max, before, now))  # type: ignore[assignment]
+            registers, shared = most.get(u.kernel, (0, 0))
+            most[u.kernel] = max(registers, u.registers), max(shared, u.shared)
     width = max(map(len, most))
-    rows = [f"{name:<{width}} {r:>4} {s:>6} {x:>4}" for name, (r, s, x) in sorted(most.items())]
+    rows = [f"{name:<{width}} {r:>4} {s:>6}" for name, (r, s) in sorted(most.items())]
     BUDGETS.write_text(HEADER + "\n".join(rows) + "\n")
 
 

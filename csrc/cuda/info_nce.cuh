@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(P::kThreads, kResident && !kSymmetric ? P::kMi
 
 // A thread per row (per column, if kColumns): merges the parts.
 template <class T, bool kColumns>
-__global__ void __launch_bounds__(256) info_nce_merge_kernel(InfoNceSums p) {
+__global__ void __launch_bounds__(256, 4) info_nce_merge_kernel(InfoNceSums p) {
   const InfoNceSide& side = kColumns ? p.col : p.row;
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= side.count) return;
