@@ -121,3 +121,35 @@ def test_an_index_that_nobody_looks_at_gives_nan(bad: int) -> None:
     assert query.grad is not None
     assert query.grad.isnan().all(dim=1).tolist() == [True, False]
     torch.testing.assert_close(table.grad, expected)
+    assert loss.isnan()
+    assert z_a.grad is not None
+    assert z_a.grad.isnan().all()
+
+
+@needs_emulation
+@pytest.mark.parametrize("target", [4, -1, 2**40])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_class_that_nobody_looks_at_gives_nan(
+    weighted: bool, reduction: str, target: int
+) -> None:
+    """And nothing is read behind the classes, of which there are four."""
+    library = emulation.library("plain")
+    x = torch.eye(4, requires_grad=True)
+    targets = torch.tensor([0, target, 2, -100])
+    class_weight = torch.ones(4) if weighted else None
+    options = {"class_weight": class_weight, "reduction": reduction}
+    library.start()
+    try:
+        loss = sslkern.linear_cross_entropy(x, torch.eye(4), targets, **options)
+        loss.sum().backward()
+        with sslkern.check_values(), pytest.raises(ValueError, match=r"target to be of values"):
+            sslkern.linear_cross_entropy(x, torch.eye(4), targets, **options)
+    finally:
+        library.stop()
+    assert not library.findings()
+    bad = torch.tensor([False, True, False, False])
+    assert loss.isnan().all() if reduction != "none" else torch.equal(loss.isnan(), bad)
+    assert x.grad is not None
+    assert x.grad[1].isnan().any()
+    assert not x.grad[3].any()
