@@ -121,9 +121,6 @@ def test_an_index_that_nobody_looks_at_gives_nan(bad: int) -> None:
     assert query.grad is not None
     assert query.grad.isnan().all(dim=1).tolist() == [True, False]
     torch.testing.assert_close(table.grad, expected)
-    assert loss.isnan()
-    assert z_a.grad is not None
-    assert z_a.grad.isnan().all()
 
 
 @needs_emulation

@@ -116,7 +116,7 @@ struct RawRow {
 
   template <int kTeam>
   SSLKERN_DEVICE void load(const E* row, const Columns<E, kTeam>& columns) {
-    columns.for_slots([&](int i) { slot[i] = load_vector(row, columns.column(i), columns.K); });
+    columns.for_slots([&](int i) { slot[i] = load_of_row(row, columns.column(i), columns.K); });
   }
 };
 
@@ -293,7 +293,7 @@ struct RowReader {
   bool linear;
 
   SSLKERN_DEVICE void read(std::int64_t k, T (&x)[kVector<E>]) const {
-    const Unpacked<E> score(load_vector(row, k, K));
+    const Unpacked<E> score(load_of_row(row, k, K));
 #pragma unroll
     for (int q = 0; q < kVector<E>; ++q) {
       x[q] = linear ? T(0) : T(-INFINITY);

@@ -4,21 +4,19 @@
 // requests of the first-level cache.
 #pragma once
 #include "cuda/block.cuh"
-#include "cuda/dtype.cuh"
+#include "cuda/vector.cuh"
 
 namespace sslkern::cuda {
-
-constexpr int kVectorBytes = 16;
 
 template <class E>
 constexpr int kVector = kVectorBytes / int(sizeof(E));
 
 SSLKERN_DEVICE bool is_aligned(const void* p) { return std::uintptr_t(p) % kVectorBytes == 0; }
 
-// Elements k, k + 1, .. of a row of K, zero behind its end. As they are: what waits for memory is
-// the conversion.
+// Elements k, k + 1, .. of a row of K, zero behind its end; k is a multiple of kVector. As they
+// are: what waits for memory is the conversion.
 template <class E>
-SSLKERN_DEVICE uint4 load_vector(const E* row, std::int64_t k, std::int64_t K) {
+SSLKERN_DEVICE uint4 load_of_row(const E* row, std::int64_t k, std::int64_t K) {
   if (is_aligned(row) && k + kVector<E> <= K) return *reinterpret_cast<const uint4*>(row + k);
   E each[kVector<E>];
 #pragma unroll
@@ -42,19 +40,14 @@ struct Unpacked {
 
 // The elements value(0), value(1), .. from k on; nothing behind the end.
 template <class E, class Value>
-SSLKERN_DEVICE void store_vector(E* row, std::int64_t k, std::int64_t K, const Value& value) {
-  E each[kVector<E>];
+SSLKERN_DEVICE void store_to_row(E* row, std::int64_t k, std::int64_t K, const Value& value) {
+  Vector<E, kVector<E>> vector;
 #pragma unroll
-  for (int q = 0; q < kVector<E>; ++q) each[q] = Rounded<E>::from(value(q));
-  if (is_aligned(row) && k + kVector<E> <= K) {
-    uint4 vector;
-    memcpy(&vector, each, kVectorBytes);
-    *reinterpret_cast<uint4*>(row + k) = vector;
-    return;
-  }
+  for (int q = 0; q < kVector<E>; ++q) vector.x[q] = Rounded<E>::from(value(q));
+  if (is_aligned(row) && k + kVector<E> <= K) return store_vector(vector, row, k / kVector<E>);
 #pragma unroll
   for (int q = 0; q < kVector<E>; ++q) {
-    if (k + q < K) row[k + q] = each[q];
+    if (k + q < K) row[k + q] = vector.x[q];
   }
 }
 

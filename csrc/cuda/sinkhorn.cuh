@@ -449,7 +449,7 @@ SSLKERN_DEVICE void assign_rows(const SinkhornOnDevice& d, const DeviceRows<E>& 
     E* const to = plan_row<E>(out, chunk.problem, i);
     if (!in.hard) {
       columns.for_slots([&](int slot) {
-        store_vector(to, columns.column(slot), in.K,
+        store_to_row(to, columns.column(slot), in.K,
                      [&](int q) { return v[slot * kVector<E> + q] * factor; });
       });
       continue;
@@ -465,7 +465,7 @@ SSLKERN_DEVICE void assign_rows(const SinkhornOnDevice& d, const DeviceRows<E>& 
     });
     const std::int64_t place = choice_of_team<kTeam>(best, more.choice);
     columns.for_slots([&](int slot) {
-      store_vector(to, columns.column(slot), in.K,
+      store_to_row(to, columns.column(slot), in.K,
                    [&](int q) { return chosen<T>(finite, columns.column(slot) + q == place); });
     });
   }
@@ -717,7 +717,7 @@ __global__ void __launch_bounds__(kAssignThreads, 2) sinkhorn_long_plan_kernel(S
     if (k >= in.K) continue;
     T x[kVector<E>];
     if (!in.hard) reader.read(k, x);
-    store_vector(to, k, in.K, [&](int q) {
+    store_to_row(to, k, in.K, [&](int q) {
       if (in.hard) return chosen<T>(place >= 0, k + q == place);
       return reader.relative(x[q], shift) * factor;
     });

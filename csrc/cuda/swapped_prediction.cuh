@@ -120,7 +120,7 @@ struct SwappedRow {
 
   // Scores of a view from k on; behind the last, ones that have no part in a softmax.
   SSLKERN_DEVICE void scores(const E* row, std::int64_t k, T (&z)[kVector<E>]) const {
-    const Unpacked<E> score(load_vector(row, k, in.K));
+    const Unpacked<E> score(load_of_row(row, k, in.K));
 #pragma unroll
     for (int q = 0; q < kVector<E>; ++q) z[q] = k + q < in.K ? score.at[q] : T(-INFINITY);
   }
@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kAssignThreads, 2)
       T z[kVector<E>];
       row.scores(row.row_of(v), k, z);
       E* const to = static_cast<E*>(p.grad_view[v]) + row.b * in.K;
-      store_vector(to, k, in.K, [&](int q) {
+      store_to_row(to, k, in.K, [&](int q) {
         return factor * (power_of_two((z[q] - largest) * a) * weight - target[q]);
       });
     }
