@@ -1,5 +1,7 @@
 """What can be known of the CUDA kernels without running them: registers, spills, machine code.
 
+All of it is read from the library that has been built, which is the one that GPUs are given.
+
 python tests/cuda_static.py      writes tests/cuda_budgets.txt anew
 """
 
@@ -9,32 +11,49 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import emulation
+import sslkern
 
 BUDGETS = Path(__file__).parent / "cuda_budgets.txt"
-PTXAS = ["-v"]
+LIBRARY = Path(sslkern.__file__).parent / "libsslkern_cuda.so"
 HEADER = """\
-# What each CUDA kernel may use: registers of a thread and bytes of static shared memory, the most
-# over sm_80, sm_90, sm_100 and sm_120. tests/test_cuda_static.py compares; no kernel may spill.
-# `python tests/cuda_static.py` writes this file.
+# What each CUDA kernel may use: registers of a thread and bytes of static shared memory (with the
+# KiB that the system takes from sm_90 on), the most over sm_80, sm_90, sm_100 and sm_120.
+# tests/test_cuda_static.py compares; no kernel may spill. `python tests/cuda_static.py` writes this
+# file, of the library that has been built.
 """
 
 
-@dataclass(frozen=True)
-class Usage:
-    """Of one kernel on one architecture."""
+def missing() -> str | None:
+    """Why nothing can be said here, if so."""
+    if not LIBRARY.exists():
+        return "built without CUDA kernels"
+    tools = ("cuobjdump", "nvdisasm")
+    absent = [name for name in tools if tool(name) is None]
+    return f"{absent[0]} is not installed" if absent else None
 
-    kernel: str
-    registers: int
-    shared: int
-    spilled: int
-    stack: int
+
+def tool(name: str) -> Path | None:
+    """A tool of the toolkit: on the path, or of the package nvidia-cuda-<name>."""
+    on_path = shutil.which(name)
+    if on_path is not None:
+        return Path(on_path)
+    for folder in map(Path, sys.path):
+        found = folder / "nvidia" / "cu13" / "bin" / name
+        if found.exists():
+            return found
+    return None
+
+
+def output_of(name: str, *arguments: str | Path, folder: Path | None = None) -> str:
+    """What a tool of the toolkit prints."""
+    command = [str(tool(name)), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout
 
 
 def demangled(names: Iterable[str]) -> list[str]:
@@ -51,41 +70,32 @@ def _short(name: str) -> str:
     return name.partition("(")[0] if "<" not in name else name.rpartition(">(")[0] + ">"
 
 
-def cubin(ptx: Path, architecture: int) -> tuple[Path, str]:
-    """The machine code of a PTX file, and what ptxas says; kept beside the PTX."""
-    target, log = ptx.with_suffix(".cubin"), ptx.with_suffix(".log")
-    if not target.exists():
-        part = target.with_suffix(".part")
-        flags = [f"-arch=sm_{architecture}", "-Xptxas", ",".join(PTXAS)]
-        command = ["nvcc", "-cubin", *flags, str(ptx), "-o", str(part)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        log.write_text(done.stderr)
-        part.rename(target)
-    return target, log.read_text()
+@dataclass(frozen=True)
+class Usage:
+    """Of one kernel on one architecture."""
+
+    kernel: str
+    registers: int
+    shared: int
+    stack: int
+    local: int
 
 
 @cache
-def cubins(architecture: int) -> list[tuple[Path, str]]:
-    files = emulation.ptx_files(architecture)
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(cubin, files, [architecture] * len(files)))
-
-
-def usages(architecture: int) -> list[Usage]:
-    found = []
-    for _, log in cubins(architecture):
-        entry = re.compile(
-            r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
-            r".*?Used (\d+) registers([^\n]*)",
-            re.DOTALL,
-        )
-        rows = entry.findall(log)
+def usages() -> dict[int, list[Usage]]:
+    """Of every kernel, by architecture."""
+    text = output_of("cuobjdump", "-res-usage", LIBRARY)
+    entry = re.compile(
+        r"Function (_Z\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", re.ASCII
+    )
+    found: dict[int, list[Usage]] = {}
+    parts = re.split(r"^arch = sm_(\d+)$", text, flags=re.MULTILINE)
+    for architecture, part in zip(map(int, parts[1::2]), parts[2::2], strict=True):
+        rows = entry.findall(part)
         names = demangled(row[0] for row in rows)
-        for name, (_, stack, spilled, registers, rest) in zip(names, rows, strict=True):
-            shared = re.search(r"(\d+) bytes smem", rest)
-            static = int(shared[1]) if shared else 0
-            found.append(Usage(name, int(registers), static, int(spilled), int(stack)))
+        for name, (_, registers, stack, shared, local) in zip(names, rows, strict=True):
+            used = Usage(name, int(registers), int(shared), int(stack), int(local))
+            found.setdefault(architecture, []).append(used)
     return found
 
 
@@ -96,37 +106,23 @@ def budgets() -> dict[str, tuple[int, int]]:
     return {name: (int(registers), int(shared)) for name, registers, shared in rows}
 
 
-def tool(name: str) -> Path | None:
-    """A tool of the toolkit: on the path, or of the package nvidia-cuda-<name>."""
-    on_path = shutil.which(name)
-    if on_path is not None:
-        return Path(on_path)
-    for folder in map(Path, sys.path):
-        found = folder / "nvidia" / "cu13" / "bin" / name
-        if found.exists():
-            return found
-    return None
-
-
 def machine_code(architecture: int) -> dict[str, str]:
     """The SASS of every kernel."""
-    disassembler = tool("nvdisasm")
-    assert disassembler is not None
     code = {}
-    for path, _ in cubins(architecture):
-        command = [str(disassembler), "-c", str(path)]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        parts = re.split(r"^\t?\.section\s+\.text\.(\w+)[^\n]*$", text, flags=re.MULTILINE)
-        code.update(zip(demangled(parts[1::2]), parts[2::2], strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        output_of("cuobjdump", "-xelf", f"sm_{architecture}", LIBRARY, folder=Path(folder))
+        for path in sorted(Path(folder).glob(f"*.sm_{architecture}.cubin")):
+            text = output_of("nvdisasm", "-c", path)
+            parts = re.split(r"^\t?\.section\s+\.text\.(\w+)[^\n]*$", text, flags=re.MULTILINE)
+            code.update(zip(demangled(parts[1::2]), parts[2::2], strict=True))
     return code
 
 
 def write_budgets() -> None:
     most: dict[str, tuple[int, int]] = {}
-    for architecture in emulation.ARCHITECTURES:
-        for u in usages(architecture):
-            registers, shared = most.get(u.kernel, (0, 0))
-            most[u.kernel] = max(registers, u.registers), max(shared, u.shared)
+    for used in (used for per_architecture in usages().values() for used in per_architecture):
+        registers, shared = most.get(used.kernel, (0, 0))
+        most[used.kernel] = max(registers, used.registers), max(shared, used.shared)
     width = max(map(len, most))
     rows = [f"{name:<{width}} {r:>4} {s:>6}" for name, (r, s) in sorted(most.items())]
     BUDGETS.write_text(HEADER + "\n".join(rows) + "\n")
