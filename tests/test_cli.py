@@ -137,14 +137,23 @@ def test_ctrl_c_leaves_no_file(tmp_path):
     command += ["--plot", "p.png"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE
+        command,
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        # A shell's background jobs ignore interrupts, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as child:
-        for line in child.stderr:
-            if "rounds" in line:
-                break
-        child.send_signal(signal.SIGINT)
-        rest = child.stderr.read()
-        assert child.wait(timeout=30) == 130
+        try:
+            for line in child.stderr:
+                if "rounds" in line:
+                    break
+            child.send_signal(signal.SIGINT)
+            _, rest = child.communicate(timeout=30)
+            assert child.returncode == 130
+        finally:
+            child.kill()
     assert rest == "\nsslkern bench: interrupted; what was not finished is lost\n"
     assert list(tmp_path.iterdir()) == []
 
