@@ -11,7 +11,7 @@ bench: $(VENV)/.installed $(VENV)/.peers
 	$(BIN)/python -m sslkern bench $(ARGS)
 
 test: $(VENV)/.installed $(VENV)/.peers
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
