@@ -44,7 +44,8 @@ SSLKERN_DEVICE void store_to_row(E* row, std::int64_t k, std::int64_t K, const V
   Vector<E, kVector<E>> vector;
 #pragma unroll
   for (int q = 0; q < kVector<E>; ++q) vector.x[q] = Rounded<E>::from(value(q));
-  if (is_aligned(row) && k + kVector<E> <= K) return store_vector(vector, row, std::uint64_t(k) / kVector<E>);
+  if (is_aligned(row) && k + kVector<E> <= K)
+    return store_vector(vector, row, std::uint64_t(k) / kVector<E>);
 #pragma unroll
   for (int q = 0; q < kVector<E>; ++q) {
     if (k + q < K) row[k + q] = vector.x[q];
