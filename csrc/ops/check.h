@@ -92,20 +92,6 @@ inline void check_matrix(const char* op, const char* name, const char* shape, co
                 c10::str("of shape ", shape, " with no empty dimension"), "shape ", shape_name(t));
 }
 
-// `t` must have what `other` has.
-inline void check_like(const char* op, const char* name, const at::Tensor& t,
-                       const char* other_name, const at::Tensor& other) {
-  SSLKERN_CHECK(VALUE, t.device() == other.device(), op, name,
-                c10::str("on the device of ", other_name, ", ", other.device().str()),
-                t.device().str());
-  SSLKERN_CHECK(TYPE, t.scalar_type() == other.scalar_type(), op, name,
-                c10::str("of the dtype of ", other_name, ", ", dtype_name(other.scalar_type())),
-                dtype_name(t.scalar_type()));
-  SSLKERN_CHECK(VALUE, t.sizes() == other.sizes(), op, name,
-                c10::str("of the shape of ", other_name, ", ", shape_name(other)), "shape ",
-                shape_name(t));
-}
-
 // Kernels read it where `other` lies.
 inline void check_same_device(const char* op, const char* name, const at::Tensor& t,
                               const char* other_name, const at::Tensor& other) {
@@ -114,13 +100,23 @@ inline void check_same_device(const char* op, const char* name, const at::Tensor
                 t.device().str());
 }
 
+// `t` must have what `other` has.
+inline void check_like(const char* op, const char* name, const at::Tensor& t,
+                       const char* other_name, const at::Tensor& other) {
+  check_same_device(op, name, t, other_name, other);
+  SSLKERN_CHECK(TYPE, t.scalar_type() == other.scalar_type(), op, name,
+                c10::str("of the dtype of ", other_name, ", ", dtype_name(other.scalar_type())),
+                dtype_name(t.scalar_type()));
+  SSLKERN_CHECK(VALUE, t.sizes() == other.sizes(), op, name,
+                c10::str("of the shape of ", other_name, ", ", shape_name(other)), "shape ",
+                shape_name(t));
+}
+
 // A second matrix for the products with the rows of `other`: what they must share.
 inline void check_same_columns(const char* op, const char* name, const char* shape,
                                const at::Tensor& t, const char* other_name,
                                const at::Tensor& other) {
-  SSLKERN_CHECK(VALUE, t.device() == other.device(), op, name,
-                c10::str("on the device of ", other_name, ", ", other.device().str()),
-                t.device().str());
+  check_same_device(op, name, t, other_name, other);
   SSLKERN_CHECK(TYPE, t.scalar_type() == other.scalar_type(), op, name,
                 c10::str("of the dtype of ", other_name, ", ", dtype_name(other.scalar_type())),
                 dtype_name(t.scalar_type()));

@@ -66,8 +66,7 @@ struct Prepared {
 
 void check_vector(const char* name, const Tensor& t, int64_t length, const char* shape,
                   const Tensor& like) {
-  SSLKERN_CHECK(VALUE, t.device() == like.device(), kOp, name,
-                c10::str("on the device of query, ", like.device().str()), t.device().str());
+  check_same_device(kOp, name, t, "query", like);
   SSLKERN_CHECK(VALUE, t.dim() == 1 && t.numel() == length, kOp, name,
                 c10::str("of shape ", shape, " = (", length, ",)"), "shape ", shape_name(t));
 }

@@ -43,8 +43,7 @@ struct Arguments {
 
 void check_per_class(const char* name, const Tensor& t, const Arguments& a) {
   check_float_tensor(kOp, name, t);
-  SSLKERN_CHECK(VALUE, t.device() == a.input.device(), kOp, name,
-                c10::str("on the device of input, ", a.input.device().str()), t.device().str());
+  check_same_device(kOp, name, t, "input", a.input);
   SSLKERN_CHECK(VALUE, t.dim() == 1 && t.size(0) == a.weight.size(0), kOp, name,
                 c10::str("of shape (V,) = (", a.weight.size(0), ",)"), "shape ", shape_name(t));
 }
@@ -53,8 +52,7 @@ void check_target(const Arguments& a) {
   const Tensor& t = a.target;
   SSLKERN_CHECK(TYPE, t.layout() == at::kStrided, kOp, "target", "a dense tensor", "layout ",
                 t.layout(), ". Call .to_dense() first.");
-  SSLKERN_CHECK(VALUE, t.device() == a.input.device(), kOp, "target",
-                c10::str("on the device of input, ", a.input.device().str()), t.device().str());
+  check_same_device(kOp, "target", t, "input", a.input);
   SSLKERN_CHECK(TYPE, t.scalar_type() == at::kLong || is_supported_float(t.scalar_type()), kOp,
                 "target", "of dtype torch.int64, or floating-point probabilities",
                 dtype_name(t.scalar_type()));
@@ -107,8 +105,7 @@ void check_target_values(const Tensor& target, int64_t classes) {
 }
 
 void check_class_weight(const OptionalTensor& class_weight) {
-  if (!class_weight) return;
-  if (!values_are_checked(*class_weight)) return;
+  if (!class_weight || !values_are_checked(*class_weight)) return;
   const auto [low, high] = at::aminmax(*class_weight);
   for (const double value : {low.item<double>(), high.item<double>()}) {
     SSLKERN_CHECK(VALUE, value >= 0 && value <= std::numeric_limits<double>::max(), kOp,

@@ -29,8 +29,7 @@ void check_arguments(const Tensor& query, const Tensor& table, const Tensor& ind
                 index.layout());
   SSLKERN_CHECK(TYPE, index.scalar_type() == at::kLong, kOp, "index", "of dtype torch.int64",
                 dtype_name(index.scalar_type()));
-  SSLKERN_CHECK(VALUE, index.device() == query.device(), kOp, "index",
-                c10::str("on the device of query, ", query.device().str()), index.device().str());
+  check_same_device(kOp, "index", index, "query", query);
   SSLKERN_CHECK(VALUE, index.dim() == 2 && index.size(0) == query.size(0) && index.size(1) > 0, kOp,
                 "index",
                 c10::str("of shape (N, K) with the N of query, ", query.size(0), ", and K > 0"),

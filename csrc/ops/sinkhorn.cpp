@@ -51,8 +51,7 @@ void check_scores(const Tensor& scores, double epsilon) {
 // The queue must agree with the scores in all but the number of rows.
 void check_queue(const Tensor& queue, const Tensor& scores) {
   check_float_tensor(kOp, "queue", queue);
-  SSLKERN_CHECK(VALUE, queue.device() == scores.device(), kOp, "queue",
-                c10::str("on the device of scores, ", scores.device().str()), queue.device().str());
+  check_same_device(kOp, "queue", queue, "scores", scores);
   SSLKERN_CHECK(TYPE, queue.scalar_type() == scores.scalar_type(), kOp, "queue",
                 c10::str("of the dtype of scores, ", dtype_name(scores.scalar_type())),
                 dtype_name(queue.scalar_type()));
@@ -68,8 +67,7 @@ void check_queue(const Tensor& queue, const Tensor& scores) {
 void check_shares(const char* name, const char* letter, const Tensor& t, int64_t count,
                   const Tensor& scores) {
   check_float_tensor(kOp, name, t);
-  SSLKERN_CHECK(VALUE, t.device() == scores.device(), kOp, name,
-                c10::str("on the device of scores, ", scores.device().str()), t.device().str());
+  check_same_device(kOp, name, t, "scores", scores);
   const bool fits =
       t.dim() == 1 || (t.dim() == 2 && scores.dim() == 3 && t.size(0) == scores.size(0));
   SSLKERN_CHECK(VALUE, fits && t.size(-1) == count, kOp, name,

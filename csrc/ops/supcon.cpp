@@ -25,8 +25,7 @@ void check_inputs(const Tensor& z, const Tensor& labels, const Tensor& temperatu
                 z.size(0));
   SSLKERN_CHECK(TYPE, labels.scalar_type() == at::kLong, kOp, "labels", "of dtype torch.int64",
                 dtype_name(labels.scalar_type()));
-  SSLKERN_CHECK(VALUE, labels.device() == z.device(), kOp, "labels",
-                c10::str("on the device of z, ", z.device().str()), labels.device().str());
+  check_same_device(kOp, "labels", labels, "z", z);
   SSLKERN_CHECK(VALUE, labels.dim() == 1 && labels.size(0) == z.size(0), kOp, "labels",
                 c10::str("of shape (N,) = (", z.size(0), ",)"), "shape ", shape_name(labels));
   check_scalar_tensor(kOp, "temperature", temperature);

@@ -51,8 +51,7 @@ void check_arguments(const Arguments& a) {
                 c10::str("of shape (A, K) with K = ", columns, ", A at most the number of views, ",
                          "and dtype torch.float64"),
                 "shape ", shape_name(g), " and dtype ", dtype_name(g.scalar_type()));
-  SSLKERN_CHECK(VALUE, g.device() == a.views[0].device(), kOp, "potential",
-                c10::str("on the device of view 0, ", a.views[0].device().str()), g.device().str());
+  check_same_device(kOp, "potential", g, "view 0", a.views[0]);
   check_positive(kOp, "temperature", a.temperature);
   check_positive(kOp, "epsilon", a.epsilon);
 }
