@@ -53,6 +53,11 @@ inline at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, const at::T
   return t;
 }
 
+// Numbers as the kernels read them: float64, on the device of `like`, wherever they were given.
+inline at::Tensor as_double(const at::Tensor& value, const at::Tensor& like) {
+  return value.to(like.device(), at::kDouble).contiguous();
+}
+
 // Rows with adjacent columns: the tensor itself where it is so already, whatever the distance of
 // its rows.
 inline at::Tensor with_adjacent_columns(const at::Tensor& t) {

@@ -145,6 +145,18 @@ void* CudaCall::know_in_place(const at::Tensor& t, bool initialised) {
   return t.mutable_data_ptr();
 }
 
+void sum_in_order(const CudaCall& call, const double* x, int64_t count, double* sum,
+                  double constant, const double* unit, const double* divisor) {
+  SumInOrder p{};
+  p.x = x;
+  p.count = count;
+  p.unit = unit;
+  p.divisor = divisor;
+  p.constant = constant;
+  p.sum = sum;
+  call->sum_in_order(p, call.launch());
+}
+
 int64_t product_flop() { return asked_product_flop; }
 
 void product_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add) {

@@ -94,6 +94,11 @@ class CudaCall {
 // The product of two matrices with float32 (or float64) results, added to `out` where asked.
 void product_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add);
 
+// What SumInOrder says, into *sum; null: 1.
+void sum_in_order(const CudaCall& call, const double* x, int64_t count, double* sum,
+                  double constant = 1, const double* unit = nullptr,
+                  const double* divisor = nullptr);
+
 // Multiplications and additions that product_into has asked for so far.
 int64_t product_flop();
 

@@ -27,10 +27,8 @@ const int64_t* read_index(CudaCall& call, const OptionalTensor& t) {
   return t ? call.read<int64_t>(call.keep(t->contiguous())) : nullptr;
 }
 
-// A number may be a tensor of the CPU.
 const double* read_double(CudaCall& call, const Tensor& t, const Tensor& like) {
-  const auto options = like.options().dtype(at::kDouble);
-  return call.read<double>(call.keep(t.to(options).contiguous()));
+  return call.read<double>(call.keep(as_double(t, like)));
 }
 
 Prepared prepare(CudaCall& call, const Arguments& a) {
@@ -143,17 +141,12 @@ InfoNceTiles tiles_of(CudaCall& call, const Arguments& a, const Prepared& p, con
 
 void finish(CudaCall& call, const Arguments& a, const Packed& rows, const Tensor& product,
             const Tensor& grad, const InfoNceTiles& t, const Task& task) {
-  FinishRows f{};
-  f.z = rows.view;
-  f.product = call.read(product);
-  f.inv_norm = rows.inv_norm_data;
+  FinishRows f = finish_of(call, rows, product);
   f.unit = task.unit;
   f.multiplier = t.scale_unit;
-  f.constant = 1 / gradient_scale(rows.view.dtype);
   f.normalize = a.normalize;
   f.over_factor = true;
   f.wide = task.wide;
-  f.first_rows = rows.view.N;
   f.grad_first = call.write(grad);
   call->finish_rows(f, call.launch());
 }
@@ -175,14 +168,7 @@ void finish_small(CudaCall& call, const Prepared& p, const InfoNceTiles& t, cons
   s.grad_scale = p.scale_per_key ? task.grad_scale : nullptr;
   s.grad_bias = task.grad_bias;
   call->info_nce_small(s, call.launch());
-  if (!one_scale) return;
-  SumInOrder sum{};
-  sum.x = s.row_dot;
-  sum.count = s.N;
-  sum.divisor = p.scale;
-  sum.constant = 1;
-  sum.sum = task.grad_scale;
-  call->sum_in_order(sum, call.launch());
+  if (one_scale) sum_in_order(call, s.row_dot, s.N, task.grad_scale, 1, nullptr, p.scale);
 }
 
 void differentiate(CudaCall& call, const Arguments& a, const Prepared& p, const Task& task) {

@@ -296,13 +296,9 @@ OnCuda start(CudaCall& call, const Prepared& x, int64_t ignore_index) {
 const double* sum_class_weights(CudaCall& call, const Prepared& x, const OnCuda& c,
                                 const Tensor& sum) {
   if (c.class_weight == nullptr || !c.table.smooth) return nullptr;
-  SumInOrder s{};
-  s.x = c.class_weight;
-  s.count = x.in.M;
-  s.constant = 1;
-  s.sum = call.write<double>(sum);
-  call->sum_in_order(s, call.launch());
-  return s.sum;
+  double* const to = call.write<double>(sum);
+  sum_in_order(call, c.class_weight, x.in.M, to);
+  return to;
 }
 
 // Returns the statistics for the kernels.
@@ -329,12 +325,7 @@ const double* sum_rows(CudaCall& call, const Prepared& x, const OnCuda& c, const
   p.wide = call.write<double>(wide);
   p.stats = call.write<double>(r.stats);
   call->linear_cross_entropy_fwd(p, call.launch());
-  SumInOrder s{};
-  s.x = p.wide;
-  s.count = rows;
-  s.constant = 1;
-  s.sum = call.write<double>(r.sum);
-  call->sum_in_order(s, call.launch());
+  sum_in_order(call, p.wide, rows, call.write<double>(r.sum));
   return p.stats;
 }
 
@@ -377,16 +368,11 @@ RowWeights weigh_rows(CudaCall& call, const OnCuda& c, const Tensor& g, const do
 void finish_side(CudaCall& call, const RowWeights& w, const Packed& z, const int64_t* order,
                  const Tensor& product, const Tensor& grad) {
   if (grad.numel() == 0) return;
-  FinishRows f{};
-  f.z = z.view;
-  f.product = call.read(product);
-  f.inv_norm = z.inv_norm_data;
+  FinishRows f = finish_of(call, z, product);
   f.unit = w.view.unit;
   f.multiplier = w.view.unit_mass;
-  f.constant = 1 / gradient_scale(z.view.dtype);
   f.wide = grad.scalar_type() != z.rows.scalar_type();
   f.order = order;
-  f.first_rows = z.view.N;
   f.grad_first = call.write(grad);
   call->finish_rows(f, call.launch());
 }

@@ -159,26 +159,16 @@ Gradients bwd_on_cuda(const Backward& x) {
 
   Gradients grad{empty(x.a.sizes(), x.a.scalar_type(), x.a),
                  empty(x.b.sizes(), x.b.scalar_type(), x.b), at::empty_like(x.tau)};
-  FinishRows f{};
-  f.z = z.view;
-  f.product = call.read(product);
-  f.inv_norm = z.inv_norm_data;
+  FinishRows f = finish_of(call, z, product);
   f.unit = w.unit;
   f.divisor = t.temperature;
-  f.constant = 1 / gradient_scale(z.view.dtype);
   f.normalize = x.normalize;
   f.first_rows = x.a.size(0);
   f.grad_first = call.write(grad.a);
   f.grad_second = call.write(grad.b);
   call->finish_rows(f, call.launch());
-  SumInOrder s{};
-  s.x = t.slope;
-  s.count = slope.numel();
-  s.unit = w.unit;
-  s.divisor = t.temperature;
-  s.constant = -0.5 * 0.69314718055994530942;
-  s.sum = call.write<double>(grad.temperature);
-  call->sum_in_order(s, call.launch());
+  sum_in_order(call, t.slope, slope.numel(), call.write<double>(grad.temperature),
+               -0.5 * 0.69314718055994530942, w.unit, t.temperature);
   return grad;
 }
 

@@ -11,11 +11,6 @@
 
 namespace sslkern::ops {
 
-// A number as the kernels read it: float64, on the device of the rows, wherever it was given.
-inline at::Tensor as_double(const at::Tensor& value, const at::Tensor& rows) {
-  return value.to(rows.device(), at::kDouble).contiguous();
-}
-
 struct Packed {
   at::Tensor rows, factor, inv_norm;
   const double* inv_norm_data;
@@ -93,6 +88,17 @@ void multiply_gradient(CudaCall& call, const GradientProducts& to, const PackedR
       product_into(to.column_product, part.t(), to.left.narrow(0, first, count), first > 0);
     }
   }
+}
+
+// What every way to finish packed rows has, from the product that torch has written: unscaled of G.
+inline FinishRows finish_of(CudaCall& call, const Packed& z, const at::Tensor& product) {
+  FinishRows f{};
+  f.z = z.view;
+  f.product = call.read(product);
+  f.inv_norm = z.inv_norm_data;
+  f.constant = 1 / gradient_scale(z.view.dtype);
+  f.first_rows = z.view.N;
+  return f;
 }
 
 // Partial sums of blocks of gradient tiles: one for each tile of rows and split.

@@ -158,28 +158,20 @@ const double* find_lift(CudaCall& call, OnCuda& c) {
 // A number of the partial sums of the tiles, `which` 0 or 1.
 void add_up(CudaCall& call, const OnCuda& c, int64_t which, const Tensor& sum) {
   if (sum.numel() == 0) return;
-  SumInOrder s{};
-  s.count = c.tiles.in.query.padded_N() / tile_side(c.tiles.in.query.dtype) * c.tiles.splits;
-  s.x = c.tiles.sums + which * s.count;
-  s.unit = c.unit;
-  s.constant = 1;
-  s.sum = call.write<double>(sum);
-  call->sum_in_order(s, call.launch());
+  const PackedRows& rows = c.tiles.in.query;
+  const int64_t count = rows.padded_N() / tile_side(rows.dtype) * c.tiles.splits;
+  sum_in_order(call, c.tiles.sums + which * count, count, call.write<double>(sum), 1, c.unit);
 }
 
 void finish_side(CudaCall& call, const OnCuda& c, const Packed& z, const Tensor& product,
                  const Tensor& grad) {
   if (grad.numel() == 0) return;
-  FinishRows f{};
-  f.z = z.view;
-  f.product = call.read(product);
-  f.inv_norm = z.inv_norm_data;
+  FinishRows f = finish_of(call, z, product);
   f.unit = c.unit;
   f.multiplier = c.tiles.in.scale;
   f.divisor = c.tiles.lift;
-  f.constant = 1;
+  f.constant = 1;  // the lift is in the divisor
   f.wide = grad.scalar_type() != z.rows.scalar_type();
-  f.first_rows = z.view.N;
   f.grad_first = call.write(grad);
   call->finish_rows(f, call.launch());
 }
@@ -232,12 +224,7 @@ void fwd_on_cuda(const Prepared& x, const Forward& r, bool forms) {
                        rows.padded_N(),   rows.dtype,     call.write<double>(wide),
                        call.write(r.loss)};
   call->siglip_losses(l, call.launch());
-  SumInOrder s{};
-  s.x = l.wide;
-  s.count = rows.N;
-  s.constant = 1;
-  s.sum = call.write<double>(r.sum);
-  call->sum_in_order(s, call.launch());
+  sum_in_order(call, l.wide, rows.N, call.write<double>(r.sum));
 }
 
 void bwd_on_cuda(const Prepared& x, const Tensor& g, const Gradients& grads) {

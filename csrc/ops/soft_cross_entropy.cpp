@@ -70,15 +70,12 @@ void check_temperatures(const Arguments& a) {
   }
 }
 
-// A scalar as the kernels read it.
-Tensor as_double(const Tensor& t) { return t.to(at::kDouble).contiguous(); }
-
 Prepared prepare(const Arguments& a) {
   const auto accumulate = accumulate_dtype(a.student.scalar_type());
   return {with_adjacent_columns(a.student), with_adjacent_columns(a.teacher),
           a.center ? a.center->to(accumulate).contiguous() : Tensor(),
-          as_double(a.student_temperature),
-          a.teacher_temperature ? as_double(*a.teacher_temperature) : Tensor()};
+          as_double(a.student_temperature, a.student),
+          a.teacher_temperature ? as_double(*a.teacher_temperature, a.student) : Tensor()};
 }
 
 // read(tensor) gives the address that the kernels read it at.
@@ -184,13 +181,8 @@ void bwd_on_cuda(const Prepared& x, const Backward& b) {
   }
   call->soft_cross_entropy_bwd(p, call.launch());
   if (!b.need_temperature) return;
-  SumInOrder s{};
-  s.x = p.row_slope;
-  s.count = slopes;
-  s.divisor = p.in.student_temperature;
-  s.constant = -1;
-  s.sum = call.write<double>(b.grad_temperature);
-  call->sum_in_order(s, call.launch());
+  sum_in_order(call, p.row_slope, slopes, call.write<double>(b.grad_temperature), -1, nullptr,
+               p.in.student_temperature);
 }
 
 std::tuple<Tensor, Tensor> soft_cross_entropy_bwd(const Tensor& grad_loss, const Tensor& student,

@@ -263,26 +263,15 @@ Gradients bwd_on_cuda(const Backward& x) {
                     });
 
   const Gradients grad = empty_gradients(x);
-  FinishRows f{};
-  f.z = z.view;
-  f.product = call.read(product);
-  f.inv_norm = z.inv_norm_data;
+  FinishRows f = finish_of(call, z, product);
   f.unit = w.unit;
   f.divisor = t.in.temperature;
-  f.constant = 1 / gradient_scale(z.view.dtype);
   f.normalize = x.normalize;
   f.order = order;
-  f.first_rows = rows;
   f.grad_first = call.write(grad.z);
   call->finish_rows(f, call.launch());
-  SumInOrder s{};
-  s.x = t.slope;
-  s.count = slope.numel();
-  s.unit = w.unit;
-  s.divisor = t.in.temperature;
-  s.constant = -0.5 * 0.69314718055994530942;
-  s.sum = call.write<double>(grad.temperature);
-  call->sum_in_order(s, call.launch());
+  sum_in_order(call, t.slope, slope.numel(), call.write<double>(grad.temperature),
+               -0.5 * 0.69314718055994530942, w.unit, t.in.temperature);
   return grad;
 }
 

@@ -161,12 +161,8 @@ Forward fwd_on_cuda(const Prepared& x) {
   p.row = reinterpret_cast<SwappedPredictionRow*>(call.write<double>(stats));
   p.row_loss = call.write<double>(row_loss);
   call->swapped_prediction_fwd(p, call.launch());
-  SumInOrder s{};
-  s.x = p.row_loss;
-  s.count = row_loss.numel();
-  s.constant = swapped_prediction_weight(x.in);
-  s.sum = call.write<double>(loss);
-  call->sum_in_order(s, call.launch());
+  sum_in_order(call, p.row_loss, row_loss.numel(), call.write<double>(loss),
+               swapped_prediction_weight(x.in));
   return {loss.to(accumulate_dtype(like.scalar_type())), stats};
 }
 
