@@ -84,12 +84,6 @@ struct InfoNceRank {
 // collect comes in one part per split, what columns collect in one part per kColumnPart rows: the
 // rows of a warp. A second kernel merges the parts in their order.
 
-// Of float64 half as many, as its tiles.
-constexpr std::int64_t kColumnPart = kPackedTile / 2;
-constexpr std::int64_t column_part(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? kColumnPart / 2 : kColumnPart;
-}
-
 // What scales and biases make of the columns.
 struct InfoNceColumns {
   PackedQueryKey in;

@@ -105,7 +105,7 @@ struct LinearCrossEntropyTable {
   const void* probability;  // (N, V) working, rows stride apart, or null
   std::int64_t stride;
   double softcap;  // > 0, or 0: none
-  bool smooth;     // label smoothing is not 0
+  double label_smoothing;
 };
 
 // dot_i = sum_j t_ij x_ij but for the term of a target index, mass_i = sum_j t_ij of probabilities.
@@ -117,10 +117,9 @@ struct LinearCrossEntropySums {
   double* dot;              // (splits, padded N); with smoothing or probabilities
   double* mass;             // (splits, padded N); with probabilities
   const double* class_sum;  // scalar, sum of c_j; null: V
-  double label_smoothing;
-  void* loss;     // (N) working, by row
-  double* wide;   // (N) the same, by place
-  double* stats;  // (N, 2) lse_i log2(e) and m_i, by row; zeros where ignored
+  void* loss;               // (N) working, by row
+  double* wide;             // (N) the same, by place
+  double* stats;            // (N, 2) lse_i log2(e) and m_i, by row; zeros where ignored
 };
 
 // What the gradient tiles read of the row at a place, in units of `unit` times `unit_mass`:
@@ -143,7 +142,6 @@ struct LinearCrossEntropyWeights {
 
 // Places first_row .. first_row + rows of G, times gradient_scale(dtype), and sums of its columns
 // before anything is rounded.
-constexpr std::int64_t kColumnParts = 2;  // of a tile
 struct LinearCrossEntropyTiles {
   LinearCrossEntropyTable in;
   const void* shift;  // of LinearCrossEntropyWeights
@@ -153,7 +151,7 @@ struct LinearCrossEntropyTiles {
   std::int64_t first_row, rows;  // multiples of kPackedTile
   std::int64_t splits;           // > 0
   void* out;                     // (rows, padded V) of dtype
-  void* column_sums;             // (kColumnParts rows / tile_side, padded V) working, or null
+  void* column_sums;             // (rows / column_part, padded V) working, or null
 };
 
 // sum_j (+)= unit unit_mass sum over parts.

@@ -93,6 +93,13 @@ struct FinishRows {
   double* row_dot;            // (N) zh_i . grad_zh_i; null if not wanted
 };
 
+// Rows of a warp's part of a tile, whose columns are added up together; of float64 half as many, as
+// its tiles.
+constexpr std::int64_t kColumnPart = kPackedTile / 2;
+constexpr std::int64_t column_part(Dtype dtype) {
+  return dtype == Dtype::kFloat64 ? kColumnPart / 2 : kColumnPart;
+}
+
 // Of what the kernels write into G: float16 has few exponents, and most of a softmax is small.
 constexpr double gradient_scale(Dtype dtype) { return dtype == Dtype::kFloat16 ? 4096.0 : 1.0; }
 

@@ -12,7 +12,7 @@ template <class F>
 void with_targets(const LinearCrossEntropyTable& in, const F& f) {
   if (in.probability != nullptr) {
     f(std::integral_constant<Targets, Targets::kDense>{});
-  } else if (in.smooth) {
+  } else if (in.label_smoothing > 0) {
     f(std::integral_constant<Targets, Targets::kSmoothed>{});
   } else {
     f(std::integral_constant<Targets, Targets::kIndex>{});
@@ -43,13 +43,11 @@ void linear_cross_entropy_fwd(const LinearCrossEntropySums& p, const Launch& how
       const SharedNeed need =
           shared_need<P>(p.in.input.padded_D(), OnlineRows<P>::kBytes + kSums * RowSums<P>::kBytes);
       const dim3 grid = walk_grid<P>(p.in.input.padded_N(), p.splits), block(P::kThreads);
-      if (need.resident) {
-        SSLKERN_LAUNCH((linear_cross_entropy_fwd_kernel<P, true, kTargets>), grid, block,
+      with_flag(need.resident, [&](auto resident) {
+        constexpr bool kResident = decltype(resident)::value;
+        SSLKERN_LAUNCH((linear_cross_entropy_fwd_kernel<P, kResident, kTargets>), grid, block,
                        need.bytes, how.stream, p);
-      } else {
-        SSLKERN_LAUNCH((linear_cross_entropy_fwd_kernel<P, false, kTargets>), grid, block,
-                       need.bytes, how.stream, p);
-      }
+      });
     });
   });
   with_working(p.in.input.dtype, [&](auto working) {
@@ -74,13 +72,11 @@ void linear_cross_entropy_tiles(const LinearCrossEntropyTiles& p, const Launch& 
       constexpr Targets kTargets = decltype(targets)::value;
       const SharedNeed need = shared_need<P>(p.in.input.padded_D(), 0);
       const dim3 grid = walk_grid<P>(p.rows, p.splits), block(P::kThreads);
-      if (need.resident) {
-        SSLKERN_LAUNCH((linear_cross_entropy_tiles_kernel<P, true, kTargets>), grid, block,
+      with_flag(need.resident, [&](auto resident) {
+        constexpr bool kResident = decltype(resident)::value;
+        SSLKERN_LAUNCH((linear_cross_entropy_tiles_kernel<P, kResident, kTargets>), grid, block,
                        need.bytes, how.stream, p);
-      } else {
-        SSLKERN_LAUNCH((linear_cross_entropy_tiles_kernel<P, false, kTargets>), grid, block,
-                       need.bytes, how.stream, p);
-      }
+      });
     });
   });
 }

@@ -73,6 +73,13 @@ struct Vocabulary {
   // The class of result q of a row, counted from that.
   static SSLKERN_DEVICE int offset(int q) { return P::column_of(q / 2, q % 2, 0); }
 
+  // What the targets of the lane's classes are made of: c_j e / V and (1 - e) c_j.
+  SSLKERN_DEVICE void load_terms(ColumnValues<P>& uniform, ColumnValues<P>& share,
+                                 int column) const {
+    if constexpr (kTargets != Targets::kIndex) load_columns<P>(uniform, in.uniform, column, at);
+    if constexpr (kTargets == Targets::kDense) load_columns<P>(share, in.share, column, at);
+  }
+
   // Of row i: which of the lane's classes is its target, none where that is negative or beyond.
   SSLKERN_DEVICE int hit(int i, int column) const {
     return kTargets == Targets::kDense ? -1 : in.target_at[i] - first_class(column);
@@ -105,10 +112,7 @@ struct VocabularySums {
     const Place<P>& at = vocabulary.at;
     const int left = int(p.in.weight.N) - vocabulary.first_class(column);
     ColumnValues<P> uniform, share;
-    if constexpr (kTargets != Targets::kIndex) {
-      load_columns<P>(uniform, p.in.uniform, column, at);
-    }
-    if constexpr (kTargets == Targets::kDense) load_columns<P>(share, p.in.share, column, at);
+    vocabulary.load_terms(uniform, share, column);
     auto dots = dot.cursor(), masses = mass.cursor();
     for_each_row<P>(c, at, [&](int row, RowResults<P>& x) {
       const int i = first_row + row;
@@ -203,7 +207,7 @@ __global__ void __launch_bounds__(256) linear_cross_entropy_merge_kernel(LinearC
   if (target >= 0) {
     const double kept = p.in.kept[i], classes = double(p.in.weight.N);
     const double sum = p.class_sum == nullptr ? classes : *p.class_sum;
-    mass = kept + (p.in.smooth ? sum * p.label_smoothing / classes : 0);
+    mass = kept + (p.in.label_smoothing > 0 ? sum * p.in.label_smoothing / classes : 0);
     if (kept != 0) dot += kept * double(static_cast<const T*>(p.logit)[i]);
   }
   double loss = (mass * lse - dot) * kLn2;
@@ -255,10 +259,7 @@ struct VocabularyGradient {
     const std::int64_t pitch = p.in.weight.padded_N();
     const int left = int(p.in.weight.N) - vocabulary.first_class(column);
     ColumnValues<P> uniform, share, sums = {};
-    if constexpr (kTargets != Targets::kIndex) {
-      load_columns<P>(uniform, p.in.uniform, column, at);
-    }
-    if constexpr (kTargets == Targets::kDense) load_columns<P>(share, p.in.share, column, at);
+    vocabulary.load_terms(uniform, share, column);
     RowPointer<P> pointer(
         static_cast<typename P::Element*>(p.out) + (first_row - p.first_row) * pitch + column,
         pitch, at);
@@ -297,13 +298,13 @@ struct VocabularyGradient {
 
   // Where the sums of the columns of a warp's rows go, `row` the first of these in the block.
   SSLKERN_DEVICE T* column_sums_of(int first_row, int row) const {
-    static_assert(P::kWarpsDown == kColumnParts);
-    const std::int64_t part =
-        (first_row - p.first_row) / P::kSide * kColumnParts + row / P::kWarpRows;
+    constexpr std::int64_t kParts = P::kSide / P::kWarpRows;
+    const std::int64_t part = (first_row - p.first_row) / P::kSide * kParts + row / P::kWarpRows;
     return static_cast<T*>(p.column_sums) + part * p.in.weight.padded_N();
   }
 
-  // Of the rows of a warp: its lanes are added as a tree.
+  // Of the rows of a warp: its lanes are added as a tree, a column after the other. column_sum
+  // takes fewer shuffles, and with label smoothing more registers than two blocks have.
   SSLKERN_DEVICE void write_columns(ColumnValues<P>& sums, int first_row, int column) const {
     const Place<P>& at = vocabulary.at;
     T* to = column_sums_of(first_row, at.row) + vocabulary.first_class(column);
@@ -331,8 +332,8 @@ struct VocabularyGradient {
         to[piece] = make_uint4(0, 0, 0, 0);
       }
     }
-    for (int part = 0; p.column_sums != nullptr && part < kColumnParts; ++part) {
-      T* to = column_sums_of(first_row, part * P::kWarpRows);
+    for (int i = 0; p.column_sums != nullptr && i < P::kSide; i += P::kWarpRows) {
+      T* to = column_sums_of(first_row, i);
       for (std::int64_t j = first + threadIdx.x; j < last; j += P::kThreads) to[j] = 0;
     }
   }

@@ -24,12 +24,6 @@ dim3 warps_grid(std::int64_t warps) {
   return dim3(unsigned((warps + kSampleWarps - 1) / kSampleWarps));
 }
 
-template <class E>
-std::int64_t chunks_of(std::int64_t D) {
-  constexpr int kChunk = LaneRow<E, true>::kChunk;
-  return (D + kChunk - 1) / kChunk;
-}
-
 }  // namespace
 
 void sampled_logits_fwd(const SampledLogitsDots& p, const Launch& how) {

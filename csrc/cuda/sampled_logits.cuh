@@ -54,6 +54,12 @@ struct LaneRow {
   }
 };
 
+template <class E>
+constexpr std::int64_t chunks_of(std::int64_t D) {
+  constexpr int kChunk = LaneRow<E, true>::kChunk;
+  return (D + kChunk - 1) / kChunk;
+}
+
 // What a lane knows of a sample: where its row begins, and a weight or 0. An index without a row
 // gets the first row, of which nothing but NaN may come.
 template <class T>
@@ -185,7 +191,7 @@ __global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
   constexpr int kWarps = kTeam / 32;
   const SampledLogitsInput& in = p.in;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const std::int64_t chunks = (in.D + Row::kChunk - 1) / Row::kChunk;
+  const std::int64_t chunks = chunks_of<E>(in.D);
   const std::int64_t team = (std::int64_t(blockIdx.x) * kSampleWarps + warp) / kWarps;
   const std::int64_t i = team / chunks, d = team % chunks * Row::kChunk + lane * Row::kDims;
   typename Row::Values sum = {};
@@ -241,7 +247,7 @@ __global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
   using Part = LaneRow<T, true>;
   const SampledLogitsInput& in = p.in;
   const int lane = int(threadIdx.x) % 32;
-  const std::int64_t chunks = (in.D + Row::kChunk - 1) / Row::kChunk;
+  const std::int64_t chunks = chunks_of<E>(in.D);
   const std::int64_t task = std::int64_t(blockIdx.x) * kSampleWarps + threadIdx.x / 32;
   const SortedTile tile(p, task / chunks);
   if (tile.begin >= tile.total) return;
@@ -301,7 +307,7 @@ __global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
   using Part = LaneRow<T, true>;
   const SampledLogitsInput& in = p.in;
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const std::int64_t chunks = (in.D + Row::kChunk - 1) / Row::kChunk;
+  const std::int64_t chunks = chunks_of<E>(in.D);
   const SortedTile tile(p, std::int64_t(blockIdx.x) / chunks);
   const std::int64_t d = std::int64_t(blockIdx.x) % chunks * Row::kChunk + lane * Row::kDims;
   const std::int64_t padded_D = chunks * Row::kChunk, row = tile.row_at(tile.end - 1);
@@ -311,7 +317,7 @@ __global__ void __launch_bounds__(kSampleThreads, kSampleBlocks)
   if (has_run && warp == 0) Part::read(tile.open_run<T>(tile.tile, 1, padded_D), d, padded_D, sum);
   int count = has_run ? kRowsAtOnce : 0;
   for (std::int64_t first = tile.tile + 1 + warp * kRowsAtOnce; count == kRowsAtOnce;
-       first += kSampleThreads / 32 * kRowsAtOnce) {
+       first += kSampleWarps * kRowsAtOnce) {
     const std::int64_t other = first + min(lane, kRowsAtOnce - 1);
     const bool goes_on = tile.row_at(other * kSortedTile) == row;
     count = __popc(__ballot_sync(kAllLanes, lane < kRowsAtOnce && goes_on));

@@ -288,14 +288,14 @@ OnCuda start(CudaCall& call, const Prepared& x, int64_t ignore_index) {
   c.table.probability = x.in.probability != nullptr ? call.read(x.target) : nullptr;
   c.table.stride = x.in.stride;
   c.table.softcap = x.in.softcap;
-  c.table.smooth = x.in.label_smoothing > 0;
+  c.table.label_smoothing = x.in.label_smoothing;
   return c;
 }
 
 // Of the class weights; null where there are none or nobody asks.
 const double* sum_class_weights(CudaCall& call, const Prepared& x, const OnCuda& c,
                                 const Tensor& sum) {
-  if (c.class_weight == nullptr || !c.table.smooth) return nullptr;
+  if (c.class_weight == nullptr || c.table.label_smoothing == 0) return nullptr;
   double* const to = call.write<double>(sum);
   sum_in_order(call, c.class_weight, x.in.M, to);
   return to;
@@ -308,7 +308,7 @@ const double* sum_rows(CudaCall& call, const Prepared& x, const OnCuda& c, const
   LinearCrossEntropySums p{};
   p.in = c.table;
   p.splits = column_splits(rows, x.in.M);
-  const bool dense = p.in.probability != nullptr, smooth = dense || p.in.smooth;
+  const bool dense = p.in.probability != nullptr, smooth = dense || p.in.label_smoothing > 0;
   const Tensor partial = empty({p.splits, padded, 2}, working, r.loss),
                logit = empty({padded}, working, r.loss),
                dot = empty({smooth ? p.splits : 0, padded}, at::kDouble, r.loss),
@@ -320,7 +320,6 @@ const double* sum_rows(CudaCall& call, const Prepared& x, const OnCuda& c, const
   p.dot = smooth ? call.write<double>(dot) : nullptr;
   p.mass = dense ? call.write<double>(mass) : nullptr;
   p.class_sum = sum_class_weights(call, x, c, class_sum);
-  p.label_smoothing = x.in.label_smoothing;
   p.loss = call.write(r.loss);
   p.wide = call.write<double>(wide);
   p.stats = call.write<double>(r.stats);
@@ -385,7 +384,7 @@ void differentiate(CudaCall& call, const OnCuda& c, const RowWeights& w, const G
   const Tensor& like = c.input.rows;
   const auto working = w.values.scalar_type();
   const int64_t chunk = gradient_rows(x.N, y.N, x.dtype);
-  const int64_t parts = kColumnParts * chunk / tile_side(x.dtype);
+  const int64_t parts = chunk / column_part(x.dtype);
   const Tensor column_sums = empty({bias.numel() > 0 ? parts : 0, y.padded_N()}, working, like);
   LinearCrossEntropyTiles t{};
   t.in = c.table;
@@ -411,7 +410,7 @@ void differentiate(CudaCall& call, const OnCuda& c, const RowWeights& w, const G
     t.out = gradient;
     call->linear_cross_entropy_tiles(t, call.launch());
     if (b.sum == nullptr) return;
-    b.parts = kColumnParts * count / tile_side(x.dtype);
+    b.parts = count / column_part(x.dtype);
     b.add = first > 0;
     call->linear_cross_entropy_bias(b, call.launch());
   });
