@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,3 +22,12 @@ def test_every_picture_of_the_readme_is_committed() -> None:
     pictures = [part.split(")")[0] for part in text.split("](")[1:] if ".png" in part]
     assert pictures
     assert all((ROOT / picture).exists() for picture in pictures)
+
+
+@pytest.mark.parametrize("op", ["ntxent", "info_nce", "clip"])
+def test_table_of_the_model_is_what_the_results_say(op: str) -> None:
+    results = ROOT / "benchmarks" / "results" / "model" / f"{op}-bfloat16-h100.txt"
+    figures = re.findall(r"predicted / floor ([\d.]+)", " ".join(results.read_text().split()))
+    assert len(figures) == 8, "forward and backward of four widths"
+    cells = [f"{f} / {b}" for f, b in zip(figures[::2], figures[1::2], strict=True)]
+    assert f"| `{op}_loss` | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
