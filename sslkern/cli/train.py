@@ -1,4 +1,4 @@
-"""``python -m sslkern train``: learn features of handwritten digits without labels."""
+"""``python -m sslkern train``: learn without labels on data that needs no download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,52 +20,57 @@ from sslkern.train import (
     load_checkpoint,
 )
 from sslkern.train.checkpoint import FILE_NAME, Checkpoint
-from sslkern.train.config import DATA, DTYPES, LOSSES, METHODS
+from sslkern.train.config import DTYPES, parse_options, read_config
+from sslkern.train.recipes import load_recipe, recipe_names
 
-DEFAULTS = TrainConfig()
+DEFAULT_METHOD = "simclr"
 DEFAULT_THREADS = 1
 """The batches are small: a second thread saves half of the time on an idle machine and costs many
 times as much on a busy one, and another number of cores would change the last bits."""
 
+LIBRARIES = ("sklearn", "matplotlib", "rich")
+
 DESCRIPTION = """\
-Trains a small convolutional encoder with SimCLR (NT-Xent loss) on the 1797 handwritten digits that
-come with scikit-learn; nothing is downloaded. A random half of the images is trained on, without
-labels. The other half is used for the accuracies only, which are also given for raw pixels and for
-the encoder before training:
+Trains a method at small scale on a random half of a data set, without labels (but for SupCon), and
+measures it before and after: probes of a frozen encoder, perplexity of a language model, what the
+method's recipe names. Nothing is downloaded. `--all` trains every method and prints one table.
+Probes of images, on the other half of the samples, which training has not seen:
   linear      logistic regression on frozen features, labels of 100 random images of the training
               half, mean over 10 draws
-  1-NN        nearest neighbour by cosine among the same 100 images
-  5-NN        vote of the 5 nearest in the training half, with all its labels"""
+  nearest     nearest neighbour by cosine among the same 100 images
+  knn         vote of the 5 nearest in the training half, with all its labels"""
 
 EPILOG = """\
-views: every image gives two, each drawn anew in every step, uniform within
-  rotation    -20 to 20 degrees
-  scale       1/1.25 to 1.25, width and height apart (on a logarithmic scale)
-  shear       -0.25 to 0.25 widths per height
-  shift       -1 to 1 pixel along both axes, fractions included
-  contrast    ink times 0.8 to 1.2
-  noise       Gaussian per pixel, standard deviation 0.1 (ink is 1); clipped to 0..1
-
 files in the run folder; those of an earlier run there are replaced
-  log.jsonl       step, epoch, loss and learning rate, one step a line
+  log.jsonl       step, epoch, loss and learning rate, one step a line; after an epoch's last step
+                  also std, rank, alignment, uniformity and accuracy of embeddings
   checkpoint.pt   everything that the next step depends on
-  summary.json    settings, accuracies, speed
-  loss.png, embedding.png
+  summary.json    settings, measures, speed
+  *.png           curves of the loss and of collapse, a map of the features, what a method shows
+  events.*        the same numbers for TensorBoard, where it is installed
 
 A resumed run gives the same bits as an unbroken one on the same number of threads. It takes its
 settings from the checkpoint.
 
+a configuration file has the names of the flags, and a table of the method's options:
+  method = "moco_v2"
+  epochs = 20
+  [options]
+  queue_size = 512
+
 examples
   python -m sslkern train --method simclr --data digits
+  python -m sslkern train --method moco_v2 --data photos --set temperature=0.1 --set queue_size=512
+  python -m sslkern train --list
   python -m sslkern train --resume runs/simclr-digits
-  python -m sslkern train --loss reference --steps 50 --dtype float64 --out runs/reference"""
+  python -m sslkern train --all --quick"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``train`` to the command line."""
     parser = subparsers.add_parser(
         "train",
-        help="train on real data and probe what was learned",
+        help="train a method on real data and measure what was learned",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -100,61 +106,92 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="epochs from one checkpoint to the next; default: %(default)s",
     )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings in TOML; flags go before them"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few epochs: those that show that a method learns"
+    )
+    parser.add_argument("--all", action="store_true", help="every method, one table")
+    parser.add_argument("--list", action="store_true", help="print methods, data and options")
     parser.add_argument("--quiet", action="store_true", help="show the result only, no progress")
     parser.set_defaults(run=run)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """The fields of `TrainConfig`; one that is not given is absent, so that --resume can tell."""
-    settings = parser.add_argument_group("settings of the run", argument_default=argparse.SUPPRESS)
-    settings.add_argument("--method", choices=METHODS, help=f"default: {DEFAULTS.method}")
-    settings.add_argument("--data", choices=DATA, help=f"default: {DEFAULTS.data}")
-    settings.add_argument(
-        "--loss",
-        choices=LOSSES,
-        help=f"the kernel, or its definition in eager PyTorch; default: {DEFAULTS.loss}",
+    settings = parser.add_argument_group(
+        "settings of the run; what is not given is the method's own",
+        argument_default=argparse.SUPPRESS,
     )
-    settings.add_argument("--dtype", choices=DTYPES, help=f"default: {DEFAULTS.dtype}")
-    settings.add_argument("--epochs", type=int, metavar="N", help=f"default: {DEFAULTS.epochs}")
-    settings.add_argument(
-        "--batch-size",
-        type=int,
-        metavar="B",
-        help=f"images per step, each as two views; default: {DEFAULTS.batch_size}",
-    )
+    settings.add_argument("--method", metavar="NAME", help=f"default: {DEFAULT_METHOD}")
+    settings.add_argument("--data", metavar="NAME", help="one that the method can use")
+    settings.add_argument("--dtype", choices=DTYPES, help="default: float32")
+    settings.add_argument("--epochs", type=int, metavar="N")
+    settings.add_argument("--batch-size", type=int, metavar="B", help="samples per step")
     settings.add_argument(
         "--lr",
         type=float,
         metavar="LR",
         help="peak of the learning rate, which rises over a tenth of the steps and falls to 0 "
-        f"as a cosine; default: {DEFAULTS.lr:g}",
-    )
-    settings.add_argument(
-        "--temperature",
-        type=float,
-        metavar="TAU",
-        help=f"of NT-Xent; default: {DEFAULTS.temperature:g}",
+        "as a cosine",
     )
     settings.add_argument(
         "--seed",
         type=int,
         metavar="S",
-        help=f"decides split, weights, order, views and labelled images; default: {DEFAULTS.seed}",
+        help="decides split, weights, order, views and labelled samples; default: 0",
+    )
+    settings.add_argument("--amp", action="store_true", help="autocast to bfloat16")
+    settings.add_argument("--compile", action="store_true", help="torch.compile the method")
+    settings.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="an option of the method; may be repeated. --list shows all",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, probe, write, print. 130 if interrupted, with the way to go on."""
-    for module in ("sklearn", "matplotlib", "rich"):
+    """Train, measure, write, print. 130 if interrupted, with the way to go on."""
+    for module in LIBRARIES:
         arguments.require(module, "train")
     try:
+        if args.list:
+            return _print_list()
+        if args.all:
+            return _run_all(args)
         checkpoint = None if args.resume is None else load_checkpoint(args.resume)
         config = _config(args, checkpoint)
         folder = _folder(args, config, checkpoint)
         _set_threads(args.threads, checkpoint)
         return _run(args, config, folder, checkpoint)
-    except (CheckpointError, ConfigError, TrainingError) as error:
+    except (CheckpointError, ConfigError, TrainingError, ImportError) as error:
         raise UserError(str(error)) from error
+
+
+def _print_list() -> int:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        options = " ".join(f"{key}={value}" for key, value in recipe.options.items())
+        print(f"{name:<24}{', '.join(recipe.data)}\n{'':<24}{options}")
+    return 0
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from sslkern.train.table import run_all
+
+    if args.resume is not None or args.config is not None:
+        raise UserError("--all takes neither --resume nor --config")
+    folder = Path("runs/all") if args.out is None else Path(args.out)
+    arguments.check_writable(folder / "summary.json")
+    try:
+        return run_all(folder, Console(), quick=args.quick, seed=getattr(args, "seed", 0))
+    except KeyboardInterrupt:
+        print("\nsslkern train: interrupted", file=sys.stderr)
+        return 130
 
 
 def _run(
@@ -170,6 +207,8 @@ def _run(
     except KeyboardInterrupt:
         print(f"\nsslkern train: interrupted; {_way_on(folder)}", file=sys.stderr)
         return 130
+    except ValueError as error:  # of the method, for its options
+        raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}") from error
     return 0
@@ -184,21 +223,34 @@ def _way_on(folder: Path) -> str:
     )
 
 
+SETTINGS = ("method", "data", "epochs", "batch_size", "lr", "seed", "dtype", "amp", "compile")
+
+
 def _config(args: argparse.Namespace, checkpoint: Checkpoint | None) -> TrainConfig:
-    """The settings given, the others from the checkpoint or by default."""
-    names = DEFAULTS.as_dict()
-    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    """The flags' settings, then the file's, the others from the checkpoint or the recipe."""
+    given: dict[str, Any] = {} if args.config is None else read_config(args.config)
+    given |= {name: getattr(args, name) for name in SETTINGS if hasattr(args, name)}
+    given["options"] = given.get("options", {}) | parse_options(getattr(args, "set", []))
     if checkpoint is None:
-        return TrainConfig(**given)
+        given.setdefault("method", DEFAULT_METHOD)
+        if args.quick and given["method"] in recipe_names():
+            given.setdefault("epochs", load_recipe(given["method"]).quick)
+        return TrainConfig.of(**given)
+    _check_unchanged(given, checkpoint)
+    return checkpoint.config
+
+
+def _check_unchanged(given: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Refuse settings that contradict the run that is resumed."""
     saved = checkpoint.config.as_dict()
-    for name, value in given.items():
+    wanted = TrainConfig.of(**{**saved, **given, "options": saved["options"] | given["options"]})
+    for name, value in wanted.as_dict().items():
         if value != saved[name]:
-            flag = name.replace("_", "-")
+            flag = "set" if name == "options" else name.replace("_", "-")
             raise UserError(
                 f"{checkpoint.path} was written with --{flag} {saved[name]}, which --resume "
                 f"cannot change to {value}"
             )
-    return checkpoint.config
 
 
 def _folder(args: argparse.Namespace, config: TrainConfig, checkpoint: Checkpoint | None) -> Path:

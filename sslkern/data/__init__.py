@@ -1,6 +1,7 @@
-"""Data for training: scikit-learn's handwritten digits and random views of them."""
+"""Data for training that needs no download, and random views of it."""
 
 from sslkern.data.augment import AffineNoiseViews
-from sslkern.data.digits import Digits, load_digits, split_half
+from sslkern.data.digits import load_digits
+from sslkern.data.samples import LabelledImages, Samples
 
-__all__ = ["AffineNoiseViews", "Digits", "load_digits", "split_half"]
+__all__ = ["AffineNoiseViews", "LabelledImages", "Samples", "load_digits"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslkern.methods.queue import Queue
+from sslkern.methods.parts.queue import Queue
 from sslkern.ops._common import check_positive_number, check_tensor
 from sslkern.ops.info_nce import info_nce_loss
 from sslkern.ops.ntxent import ntxent_loss

@@ -1,9 +1,23 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
-from sslkern.methods.prototypes import Prototypes
-from sslkern.methods.queue import Queue
+from sslkern.methods.method import Method
+from sslkern.methods.moco import MoCo
+from sslkern.methods.parts.heads import mlp
+from sslkern.methods.parts.prototypes import Prototypes
+from sslkern.methods.parts.queue import Queue
+from sslkern.methods.parts.teacher import Teacher
+from sslkern.methods.parts.unigram import UnigramSampler
 from sslkern.methods.simclr import SimCLR
-from sslkern.methods.unigram import UnigramSampler
 from sslkern.ops.tico import TiCoState
 
-__all__ = ["Prototypes", "Queue", "SimCLR", "TiCoState", "UnigramSampler"]
+__all__ = [
+    "Method",
+    "MoCo",
+    "Prototypes",
+    "Queue",
+    "SimCLR",
+    "Teacher",
+    "TiCoState",
+    "UnigramSampler",
+    "mlp",
+]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
+from sslkern.methods.method import Method, check_views, encode_views
+from sslkern.methods.parts.heads import mlp
+from sslkern.ops._common import check_positive_number
 from sslkern.ops.ntxent import ntxent_loss
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 """Projections of the two views, (B, D) each, and the temperature -> scalar loss."""
 
 
-class SimCLR(nn.Module):
+class SimCLR(Method):
     r"""Contrastive learning of an encoder :math:`f` through a projection head :math:`g`.
 
     .. math:: h = f(x), \quad z = g(h) = W_2\,\mathrm{ReLU}(\mathrm{BN}(W_1 h)), \quad
@@ -30,6 +32,9 @@ class SimCLR(nn.Module):
         projection_dim: Width D of the projections that the loss compares.
         temperature: tau of the loss.
         loss: Called as ``loss(z_a, z_b, temperature)``; the fused NT-Xent if not given.
+
+    Raises:
+        ValueError: If a width or the temperature is not positive.
 
     Example:
         >>> import torch
@@ -57,16 +62,11 @@ class SimCLR(nn.Module):
         temperature: float = 0.5,
         loss: Loss = ntxent_loss,
     ) -> None:
-        """Take the encoder as it is and build the head."""
         super().__init__()
-        hidden_dim = feature_dim if hidden_dim is None else hidden_dim
+        check_positive_number(temperature, "temperature", "SimCLR")
         self.encoder = encoder
-        self.head = nn.Sequential(
-            nn.Linear(feature_dim, hidden_dim, bias=False),  # the bias is in the batch norm
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, projection_dim),
-        )
+        self.feature_dim = feature_dim
+        self.head = mlp([feature_dim, hidden_dim or feature_dim, projection_dim])
         self.temperature = temperature
         self.loss = loss
 
@@ -84,17 +84,7 @@ class SimCLR(nn.Module):
             ValueError: If the views differ in shape, or the encoder returns something else than
                 (2B, feature_dim) for them.
         """
-        if view_a.shape != view_b.shape:
-            raise ValueError(
-                "SimCLR: expected view_b to have the shape of view_a, "
-                f"{tuple(view_a.shape)}, got {tuple(view_b.shape)}"
-            )
-        h = self.encoder(torch.cat([view_a, view_b]))
-        expected = (2 * len(view_a), self.head[0].in_features)
-        if h.shape != expected:
-            raise ValueError(
-                f"SimCLR: expected encoder to return the shape {expected} for two views, "
-                f"got {tuple(h.shape)}"
-            )
+        check_views((view_a, view_b), "SimCLR")
+        h = encode_views(self.encoder, (view_a, view_b), self.feature_dim, "SimCLR")
         z_a, z_b = self.head(h).chunk(2)
         return self.loss(z_a, z_b, self.temperature)

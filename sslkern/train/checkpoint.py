@@ -15,7 +15,7 @@ from sslkern.train.config import ConfigError, TrainConfig
 
 FILE_NAME = "checkpoint.pt"
 FORMAT = "sslkern-train"
-VERSION = 1
+VERSION = 2
 KEYS = {"config", "threads", "trainer"}
 
 

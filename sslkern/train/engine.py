@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -12,23 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkern import ops, reference
 from sslkern._files import write_atomic
-from sslkern.methods.simclr import Loss, SimCLR
-from sslkern.train.batches import PairStream
+from sslkern.data import Samples
+from sslkern.methods import Method
+from sslkern.methods.parts.monitor import collapse_metrics
+from sslkern.train.batches import Stream
 from sslkern.train.checkpoint import FILE_NAME, save_checkpoint
 from sslkern.train.config import DTYPES, ConfigError, TrainConfig
-from sslkern.train.encoder import DigitEncoder
-from sslkern.train.seeds import derived_seed, generator
+from sslkern.train.recipes import load_recipe
+from sslkern.train.seeds import derived_seed, generator, global_seed, step_seed
 
 LOG_NAME = "log.jsonl"
-PROJECTION_DIM = 64
-WEIGHT_DECAY = 1e-4
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises linearly; a cosine to 0 follows."""
+WATCHED = 256
+"""Samples whose embeddings are looked at after every epoch."""
 
 Record = dict[str, int | float]
-"""Step (from 1), epoch (from 1), loss and learning rate."""
+"""Step (from 1), epoch (from 1), loss and learning rate; after an epoch's last step also how far
+the embeddings are from collapse."""
 
 
 class TrainingError(Exception):
@@ -36,36 +39,45 @@ class TrainingError(Exception):
 
 
 class Trainer:
-    """Model, optimiser, schedule and data stream of a run, one step at a time.
+    """Method, optimiser, schedule and data stream of a run, one step at a time.
 
     Args:
         config: Settings of the run.
-        images: (N, 1, 8, 8) in [0, 1]; what the encoder is trained on, without labels.
+        samples: What the method is trained on; labels are not looked at, unless it is supervised.
 
     Raises:
-        ConfigError: If a batch is larger than N.
+        ConfigError: If a batch is larger than the samples.
+        ValueError: If the method refuses its options.
     """
 
-    def __init__(self, config: TrainConfig, images: Tensor) -> None:
+    def __init__(self, config: TrainConfig, samples: Samples) -> None:
         """Build everything from the seed of the config."""
-        if config.batch_size > len(images):
+        if config.batch_size > len(samples):
             raise ConfigError(
-                f"expected --batch-size to be at most {len(images)}, the images to train on, "
+                f"expected --batch-size to be at most {len(samples)}, the samples to train on, "
                 f"got {config.batch_size}"
             )
-        dtype = DTYPES[config.dtype]
-        batches = generator(config.seed, "batches")
         self.config = config
-        self.stream = PairStream(images.to(dtype), config.batch_size, batches)
-        self.model = build_model(config)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=WEIGHT_DECAY
+        self.recipe = load_recipe(config.method)
+        samples = samples.to(DTYPES[config.dtype])
+        self.model = build_model(config, samples)
+        self.stream = Stream(
+            samples,
+            self.recipe.batch,
+            config.batch_size,
+            generator(config.seed, "batches"),
+            lambda source: self.recipe.begin_epoch(self.model, samples, source),
         )
         self.total_steps = config.epochs * self.stream.steps_per_epoch
+        self.optimizer = self.recipe.optimizer(self.model, config.lr)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: lr_factor(step, self.total_steps)
         )
         self.history: list[Record] = []
+        self._call: Callable[..., Tensor] = (
+            torch.compile(self.model) if config.compile else self.model
+        )
+        self._watched = samples.take(torch.arange(min(len(samples), WATCHED)))
 
     @property
     def step(self) -> int:
@@ -78,7 +90,8 @@ class Trainer:
         Raises:
             TrainingError: If the loss is not finite; the parameters are then unchanged.
         """
-        loss: Tensor = self.model(*self.stream.next_pair())
+        with global_seed(step_seed(self.config.seed, self.step)):
+            loss = self._loss()
         record: Record = {
             "step": self.step + 1,
             "epoch": self.step // self.stream.steps_per_epoch + 1,
@@ -87,15 +100,23 @@ class Trainer:
         }
         if not math.isfinite(record["loss"]):
             raise TrainingError(
-                f"the loss is {record['loss']} at step {record['step']}: try a lower --lr "
-                "or a higher --temperature"
+                f"the loss is {record['loss']} at step {record['step']}: try a lower --lr"
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.scheduler.step()
+        self.model.update((self.step + 1) / self.total_steps)
+        if (self.step + 1) % self.stream.steps_per_epoch == 0 and self.recipe.embed is not None:
+            record |= collapse_metrics(*self.recipe.embed(self.model, self._watched))
         self.history.append(record)
         return record
+
+    def _loss(self) -> Tensor:
+        batch = self.stream.next_batch()
+        amp = torch.autocast("cpu", torch.bfloat16) if self.config.amp else contextlib.nullcontext()
+        with amp:
+            return self._call(*batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, and the history."""
@@ -114,24 +135,11 @@ class Trainer:
         self.history = list(state["history"])
 
 
-def build_model(config: TrainConfig) -> SimCLR:
-    """The model of a run before its first step; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed, "weights"))
-        encoder = DigitEncoder()
-        model = SimCLR(
-            encoder,
-            encoder.feature_dim,
-            projection_dim=PROJECTION_DIM,
-            temperature=config.temperature,
-            loss=loss_function(config.loss),
-        )
+def build_model(config: TrainConfig, samples: Samples) -> Method:
+    """The method before its first step; torch's global generator is left as it was."""
+    with global_seed(derived_seed(config.seed, "weights")):
+        model = load_recipe(config.method).build(samples, **config.options)
     return model.to(DTYPES[config.dtype])
-
-
-def loss_function(name: str) -> Loss:
-    """NT-Xent as the fused kernel or as its definition in eager PyTorch."""
-    return reference.ntxent_loss if name == "reference" else ops.ntxent_loss
 
 
 def lr_factor(step: int, total_steps: int) -> float:
@@ -160,10 +168,10 @@ def fit(
         folder: An existing folder; gets ``log.jsonl``, one record a line, and ``checkpoint.pt``.
         stop_after: Stop at this step of the run, if its end is not earlier.
         checkpoint_every: Epochs from one checkpoint to the next.
-        on_step: Called after each step with its record and the images per second so far.
+        on_step: Called after each step with its record and the samples per second so far.
 
     Returns:
-        Images (not views) per second; 0 if there was nothing to do.
+        Samples (not views) per second; 0 if there was nothing to do.
 
     Raises:
         TrainingError: If the loss is not finite.
@@ -177,14 +185,14 @@ def fit(
     lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
     write_atomic(folder / LOG_NAME, lines.encode())
     save_checkpoint(checkpoint, trainer.config, threads, trainer.state_dict())
-    images, rate, start = 0, 0.0, time.perf_counter()
+    samples, rate, start = 0, 0.0, time.perf_counter()
     trainer.model.train()
     with (folder / LOG_NAME).open("a", buffering=1, encoding="utf-8") as log:
         while trainer.step < last:
             record = trainer.run_step()
             log.write(json.dumps(record) + "\n")
-            images += trainer.config.batch_size
-            rate = images / (time.perf_counter() - start)
+            samples += trainer.config.batch_size
+            rate = samples / (time.perf_counter() - start)
             on_step(record, rate)
             if trainer.step % period == 0 or trainer.step == last:
                 save_checkpoint(checkpoint, trainer.config, threads, trainer.state_dict())

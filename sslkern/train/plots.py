@@ -1,4 +1,4 @@
-"""The two pictures of a run: the curve of the loss and a map of the features.
+"""The pictures of a run: curves of the loss and of collapse, a map of the features.
 
 They are drawn on `Figure` objects without pyplot: no window system, no figure left open.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -33,20 +34,40 @@ def plot_loss(history: Sequence[Record], title: str, path: Path) -> None:
     axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="step")
     marker = "." if len(means) < 20 else ""  # one epoch alone would draw no line
     axes.plot(middles, means, color="tab:blue", marker=marker, label="mean of the epoch")
-    axes.set(xlabel="step", ylabel="NT-Xent loss", title=title)
+    axes.set(xlabel="step", ylabel="loss", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save(figure, path)
+
+
+def plot_collapse(history: Sequence[Record], title: str, path: Path) -> None:
+    """Write what was watched of the embeddings after each epoch, a panel each, as a PNG."""
+    watched = [record for record in history if "std" in record]
+    names = [name for name in watched[0] if name not in ("step", "epoch", "loss", "lr")]
+    figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        axes.plot([r["epoch"] for r in watched], [r[name] for r in watched], marker=".")
+        axes.set(xlabel="epoch", title=name)
+        axes.grid(alpha=0.3)
+    save(figure, path)
 
 
 def plot_embedding(
-    features: Mapping[str, Tensor], labels: Tensor, seed: int, title: str, path: Path
+    features: Mapping[str, Tensor],
+    labels: Tensor,
+    classes: Sequence[str],
+    seed: int,
+    title: str,
+    path: Path,
 ) -> None:
-    """Write one t-SNE map per entry of ``features``, coloured by digit, as a PNG.
+    """Write one t-SNE map per entry of ``features``, coloured by class, as a PNG.
 
     Args:
         features: Title of the map -> features (N, D) floating.
-        labels: (N,) int64 in 0..9; they choose the colours and nothing else.
+        labels: (N,) int64 from 0 on; they choose the colours and nothing else.
+        classes: Name of each class.
         seed: Of t-SNE.
         title: Above all maps.
         path: The file; replaced if it exists.
@@ -55,11 +76,12 @@ def plot_embedding(
     figure.suptitle(title)
     panels = figure.subplots(1, len(features), squeeze=False)[0]
     for axes, (name, values) in zip(panels, features.items(), strict=True):
-        points = _scatter(axes, map_to_plane(values, seed), labels)
+        points = _scatter(axes, map_to_plane(values, seed), labels, len(classes))
         axes.set(title=name, xticks=[], yticks=[])
-    bar = figure.colorbar(points, ax=list(panels), ticks=range(10), label="digit")
+    bar = figure.colorbar(points, ax=list(panels), ticks=range(len(classes)))
+    bar.ax.set_yticklabels(classes)
     bar.ax.tick_params(length=0)
-    _save(figure, path)
+    save(figure, path)
 
 
 def map_to_plane(features: Tensor, seed: int) -> Tensor:
@@ -71,12 +93,14 @@ def map_to_plane(features: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(tsne.fit_transform(features.numpy()))
 
 
-def _scatter(axes: Axes, points: Tensor, labels: Tensor) -> PathCollection:
+def _scatter(axes: Axes, points: Tensor, labels: Tensor, classes: int) -> PathCollection:
     x, y = points.T.numpy()
-    return axes.scatter(x, y, c=labels.numpy(), cmap="tab10", vmin=-0.5, vmax=9.5, s=8)
+    colours = colormaps["tab10" if classes <= 10 else "tab20"].resampled(classes)
+    return axes.scatter(x, y, c=labels.numpy(), cmap=colours, vmin=-0.5, vmax=classes - 0.5, s=8)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomic(path, buffer.getvalue())

@@ -12,7 +12,7 @@ LINES_PER_RUN = 20
 
 
 class TrainProgress(LiveProgress):
-    """Shows epoch, loss (mean of the epoch so far) and images per second.
+    """Shows epoch, loss (mean of the epoch so far) and samples per second.
 
     Args:
         console: Where to; its ``is_terminal`` decides between bar and lines.
@@ -27,7 +27,7 @@ class TrainProgress(LiveProgress):
             console,
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} images/s"),
+            TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:.0f} samples/s"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -44,7 +44,7 @@ class TrainProgress(LiveProgress):
         )
 
     def step(self, record: Record, rate: float) -> None:
-        """One step done, at ``rate`` images per second."""
+        """One step done, at ``rate`` samples per second."""
         epoch, in_epoch = int(record["epoch"]), (int(record["step"]) - 1) % self._steps_per_epoch
         self._losses = [*self._losses[-in_epoch:], record["loss"]] if in_epoch else [record["loss"]]
         loss = sum(self._losses) / len(self._losses)
@@ -52,4 +52,4 @@ class TrainProgress(LiveProgress):
         self._bar.update(self._task, advance=1, description=description, loss=loss, rate=rate)
         stride = max(1, self._epochs // LINES_PER_RUN)
         if in_epoch + 1 == self._steps_per_epoch and (epoch % stride == 0 or epoch == self._epochs):
-            self._line(f"{description}  loss {loss:.4f}  {rate:.0f} images/s")
+            self._line(f"{description}  loss {loss:.4f}  {rate:.0f} samples/s")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 def print_report(summary: dict[str, Any], folder: Path, console: Console) -> None:
-    """Print the accuracies, what they were measured on, the speed and where the files are."""
+    """Print the measures, what they were taken on, the speed and where the files are."""
     console.print(_table(summary))
     for line in notes(summary, folder):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -19,32 +19,40 @@ def print_report(summary: dict[str, Any], folder: Path, console: Console) -> Non
 
 def notes(summary: dict[str, Any], folder: Path) -> list[str]:
     """What stands below the table, one line each."""
-    data, config = summary["data"], summary["config"]
-    labels, train, test = data["probe_labels"], data["pretraining_images"], data["test_images"]
-    return [
-        f"pretraining: {train} images (the training half) without labels, "
+    config, evidence = summary["config"], summary["evidence"]
+    options = ", ".join(f"{name} {value}" for name, value in config["options"].items())
+    threads = summary["threads"]
+    collapse = "  ".join(f"{name} {value:.3f}" for name, value in summary["collapse"].items())
+    lines = [
+        f"training: {summary['train_samples']} samples of {config['data']} (half of them), "
         f"{summary['steps']} of {summary['total_steps']} steps, seed {config['seed']}",
-        f"probes: labels of {labels} images of that half, mean and standard deviation over "
-        f"{data['probe_draws']} draws; 5-NN: all {train}",
-        f"accuracy: on the {test} images of the other half, used for nothing else",
-        f"loss: {config['loss']}, {summary['first_loss']:.4f} -> {summary['last_loss']:.4f}; "
-        f"{summary['images_per_second']:.0f} images/s; {summary['seconds']:.1f} s in all "
-        f"with {summary['threads']} thread{'s' if summary['threads'] > 1 else ''}",
+        f"options: {options or 'none'}",
+        f"loss: {summary['first_loss']:.4f} -> {summary['last_loss']:.4f}; "
+        f"{summary['samples_per_second']:.0f} samples/s; {summary['seconds']:.1f} s in all "
+        f"with {threads} thread{'s' if threads > 1 else ''}",
+        f"embeddings: {collapse}" if collapse else "",
+        f"evidence: {evidence['measure']} {'better' if evidence['gain'] >= 0 else 'worse'} by "
+        f"{abs(evidence['gain']):.4g} (at least {evidence['margin']:g} after a whole run): "
+        f"{'held' if evidence['holds'] else 'missed'}",
         f"files: {folder}",
     ]
+    return [line for line in lines if line]
 
 
 def _table(summary: dict[str, Any]) -> Table:
-    labels, train = summary["data"]["probe_labels"], summary["data"]["pretraining_images"]
-    table = Table(title="Accuracy of probes on frozen features", box=box.SIMPLE_HEAD)
-    table.add_column("features", no_wrap=True)
-    for probe, count in (("linear", labels), ("1-NN", labels), ("5-NN", train)):
-        table.add_column(f"{probe}\n{count} labels", justify="right", no_wrap=True)
-    rows = summary["accuracy"].items()
-    best = max(accuracy["linear"] for _, accuracy in rows)
-    for name, accuracy in rows:
-        linear = f"{accuracy['linear']:.3f} ± {accuracy['linear_std']:.3f}"
-        few, all_labels = f"{accuracy['nearest']:.3f}", f"{accuracy['knn']:.3f}"
-        style = "bold" if accuracy["linear"] == best else None
-        table.add_row(name, linear, few, all_labels, style=style)
+    measures, tested = summary["measures"], summary["test_samples"]
+    title = f"{summary['title']}: measures on the {tested} samples of the other half"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("")
+    names = [name for name in measures["trained"] if not name.endswith("_std")]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row, values in measures.items():
+        style = "bold" if row == "trained" else None
+        table.add_row(row, *[_cell(values, name) for name in names], style=style)
     return table
+
+
+def _cell(values: dict[str, float], name: str) -> str:
+    deviation = values.get(f"{name}_std")
+    return f"{values[name]:.4g}" if deviation is None else f"{values[name]:.3f} ± {deviation:.3f}"

@@ -1,0 +1,1 @@
+"""What methods share: teachers, heads, queues, prototypes, schedules, probes."""

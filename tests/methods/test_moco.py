@@ -1,0 +1,77 @@
+"""MoCo, versions 1 and 2, beside its formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from steps import check_steps, follow, image_batches, small_encoder, unit
+from torch import Tensor, nn
+
+from sslkern.methods import MoCo
+
+QUEUE, BATCH = 14, 6  # the third batch goes round the end of the queue
+
+
+def make(**options: Any) -> MoCo:
+    torch.manual_seed(0)
+    settings = {"projection_dim": 5, "queue_size": QUEUE, "momentum": 0.9, **options}
+    return MoCo(small_encoder(), 12, **settings).double()
+
+
+def plain_loss(m: MoCo, view_query: Tensor, view_key: Tensor) -> Tensor:
+    query = unit(m.head(m.encoder(view_query)))
+    with torch.no_grad():
+        key = unit(m.teacher.module(view_key))
+    positive = (query * key).sum(1, keepdim=True)
+    logits = torch.cat([positive, query @ unit(m.queue.rows).T], 1) / m.temperature
+    for row in key:
+        m.queue.rows[int(m.queue.position)] = row
+        m.queue.position.copy_((m.queue.position + 1) % QUEUE)
+    return nn.functional.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long))
+
+
+def plain_update(m: MoCo, progress: float) -> None:
+    follow(m.teacher.module, nn.Sequential(m.encoder, m.head), 0.9)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_steps_equal_the_formula(version: int) -> None:
+    check_steps(make(version=version), plain_loss, image_batches(batch=BATCH), plain_update)
+
+
+def test_versions_differ_in_head_and_temperature() -> None:
+    first, second = make(version=1), make(version=2)
+    assert [type(layer) for layer in first.head] == [nn.Linear]
+    assert [type(layer) for layer in second.head] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert (first.temperature, second.temperature) == (0.07, 0.2)
+
+
+def test_evaluation_remembers_nothing() -> None:
+    model = make().eval()
+    before = model.queue.rows.clone()
+    model(*image_batches()[0])
+    assert torch.equal(model.queue.rows, before)
+    assert int(model.queue.position) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queue_size": 0}, "expected size to be positive, got 0"),
+        ({"momentum": 1.5}, "expected momentum to be from 0 to 1, got 1.5"),
+        ({"momentum": -0.1}, "expected momentum to be from 0 to 1"),
+        ({"temperature": 0.0}, "expected temperature to be positive"),
+        ({"version": 3}, r"expected version to be 1 or 2 \(version 3 is MoCoV3\), got 3"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_single_sample_is_refused_where_a_norm_needs_two() -> None:
+    view = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="at least 2 samples, which batch normalization needs"):
+        make()(view, view)

@@ -1,0 +1,98 @@
+"""The momentum teacher: its average, schedules, buffers and errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sslkern.methods import Teacher
+
+
+def student(value: float) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).double()
+    with torch.no_grad():
+        for x in (*net.parameters(), *(b for b in net.buffers() if b.is_floating_point())):
+            x.fill_(value)
+        net[1].num_batches_tracked.fill_(int(value))
+    return net
+
+
+def test_average_of_three_updates() -> None:
+    teacher = Teacher(student(1.0), 0.9)
+    for value in (2.0, 3.0, 4.0):
+        teacher.update(student(value))
+    expected = ((1.0 * 0.9 + 2.0 * 0.1) * 0.9 + 3.0 * 0.1) * 0.9 + 4.0 * 0.1
+    for parameter in teacher.module.parameters():
+        torch.testing.assert_close(parameter, torch.full_like(parameter, expected))
+        assert not parameter.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 0.996), (0.25, 0.9965857864), (0.5, 0.998), (0.75, 0.9994142136), (1.0, 1.0)],
+)
+def test_cosine_rises_to_one_as_in_byol(progress: float, expected: float) -> None:
+    teacher = Teacher(student(0.0), 0.996, "cosine")
+    assert teacher.momentum_at(progress) == pytest.approx(expected, abs=1e-10)
+
+
+def test_update_takes_the_momentum_of_the_progress() -> None:
+    teacher = Teacher(student(0.0), 0.5, "cosine")
+    teacher.update(student(1.0), progress=0.5)
+    keep = 0.5 * (math.cos(math.pi / 2) + 1) / 2
+    torch.testing.assert_close(teacher.module[0].weight, torch.full((3, 2), keep).double())
+
+
+@pytest.mark.parametrize(
+    ("buffers", "mean", "count"), [("own", 1.0, 1), ("copy", 3.0, 3), ("average", 1.5, 3)]
+)
+def test_buffers_are_treated_as_asked(buffers: Any, mean: float, count: int) -> None:
+    teacher = Teacher(student(1.0), 0.75, buffers=buffers)
+    teacher.update(student(3.0))
+    norm = teacher.module[1]
+    torch.testing.assert_close(norm.running_mean, torch.full((3,), mean).double())
+    assert int(norm.num_batches_tracked) == count
+
+
+def test_pass_has_no_gradient_and_makes_statistics_of_its_own() -> None:
+    net = student(1.0)
+    teacher = Teacher(net, 0.9)
+    out = teacher(torch.randn(4, 2, dtype=torch.float64))
+    assert not out.requires_grad
+    assert int(teacher.module[1].num_batches_tracked) == 2
+    assert int(net[1].num_batches_tracked) == 1
+
+
+def test_state_holds_the_weights() -> None:
+    teacher, restored = Teacher(student(1.0), 0.9), Teacher(student(5.0), 0.9)
+    restored.load_state_dict(teacher.state_dict())
+    assert torch.equal(restored.module[0].weight, teacher.module[0].weight)
+
+
+def test_student_of_another_structure_is_an_error() -> None:
+    with pytest.raises(ValueError, match="argument"):
+        Teacher(student(1.0)).update(nn.Linear(2, 3).double())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.01,), "expected momentum to be from 0 to 1, got 1.01"),
+        ((float("nan"),), "expected momentum to be from 0 to 1, got nan"),
+        ((0.9, "line"), "expected schedule to be 'constant' or 'cosine', got 'line'"),
+    ],
+)
+def test_bad_settings_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Teacher(student(1.0), *arguments)
+
+
+def test_bad_buffers_and_progress_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected buffers to be 'own' or 'copy' or 'average'"):
+        Teacher(student(1.0), buffers="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected progress to be from 0 to 1, got 1.5"):
+        Teacher(student(1.0)).update(student(1.0), 1.5)
