@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sslkern.ops._common import refuse
 from sslkern.ops._embeddings import check_count, check_rows
@@ -105,7 +104,7 @@ class _Rows:
 
     def chunks(self, others: int = 0) -> Iterator[Tensor]:
         """Consecutive chunks; fewer rows in each where ``others`` elements come with each row."""
-        for chunk in self.x.split(max(1, _ELEMENTS // (self.x.shape[1] + others))):
+        for chunk in torch.split(self.x, max(1, _ELEMENTS // (self.x.shape[1] + others))):
             yield self._convert(chunk)
 
     def _convert(self, chunk: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ def _plus_plus(rows: _Rows, k: int, generator: torch.Generator | None) -> Tensor
     draws = torch.rand(k, dtype=torch.float64, generator=generator, device=device).to(rows.x.device)
     square = torch.ones(len(rows), dtype=torch.float64, device=rows.x.device)
     chosen: list[Tensor] = []
-    for draw in draws.split(1):
+    for draw in torch.split(draws, 1):
         total = square.cumsum(0)
         place = torch.searchsorted(total, draw * total[-1:], right=True).clamp_max(len(rows) - 1)
         centroid = rows[place]

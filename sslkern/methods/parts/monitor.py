@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,4 +62,4 @@ def collapse_metrics(z: Tensor, positive: Tensor | None = None) -> dict[str, flo
 
 def _spread(z: Tensor) -> float:
     rows = normalize_rows(to_working_dtype(z))
-    return float(rows.std(0, correction=0).mean()) * z.shape[1] ** 0.5
+    return float(rows.std(0, correction=0).mean()) * math.sqrt(z.shape[1])

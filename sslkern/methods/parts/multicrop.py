@@ -53,7 +53,7 @@ def encode_crops(encoder: Callable[[Tensor], Tensor], crops: Sequence[Tensor]) -
     encoded: dict[int, Tensor] = {}
     for places in groups.values():
         rows = _encode(encoder, [crops[i] for i in places])
-        encoded.update(zip(places, rows.split(batch), strict=True))
+        encoded.update(zip(places, torch.split(rows, batch), strict=True))
     return [encoded[i] for i in range(len(crops))]
 
 

@@ -127,8 +127,9 @@ def knn_predict(
     Example:
         >>> import torch
         >>> from sslkern.methods.parts.probes import knn_predict
-        >>> bank, labels = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), torch.tensor([2, 2, 0])
-        >>> knn_predict(torch.tensor([[5.0, 1.0], [0.0, 3.0]]), bank, labels, classes=3, k=2).tolist()
+        >>> bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> features, labels = torch.tensor([[5.0, 1.0], [0.0, 3.0]]), torch.tensor([2, 2, 0])
+        >>> knn_predict(features, bank, labels, classes=3, k=2).tolist()
         [2, 0]
 
     Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance-level
@@ -139,7 +140,7 @@ def knn_predict(
     bank = normalize_rows(bank.to(dtype))
     votes = [
         _vote(normalize_rows(chunk.to(dtype)), bank, bank_labels, classes, k, temperature)
-        for chunk in features.split(max(1, _SCORES // max(len(bank), classes)))
+        for chunk in torch.split(features, max(1, _SCORES // max(len(bank), classes)))
     ]
     return torch.cat(votes)
 
