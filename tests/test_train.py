@@ -1,10 +1,11 @@
-"""Training on the digits: views, data, SimCLR, exact resume, files, probes and the command."""
+"""Training: the loop, exact resume, files, probes and the command."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,8 @@ import pytest
 import torch
 from rich.console import Console
 
-import sslkern
 from sslkern.cli.main import main
-from sslkern.data import AffineNoiseViews, Digits, load_digits, split_half
-from sslkern.methods import SimCLR
+from sslkern.data import LabelledImages, load_digits
 from sslkern.train import (
     CheckpointError,
     TrainConfig,
@@ -27,12 +26,16 @@ from sslkern.train import (
     save_checkpoint,
 )
 from sslkern.train.engine import Record, build_model, lr_factor
-from sslkern.train.plots import plot_embedding, plot_loss
+from sslkern.train.plots import plot_collapse, plot_embedding, plot_loss
 from sslkern.train.probe import Features, encode, probe
 from sslkern.train.progress import TrainProgress
+from sslkern.train.recipe import Evidence
+from sslkern.train.recipes import load_recipe
 from sslkern.train.seeds import PURPOSES, derived_seed
+from sslkern.train.table import run_one, table
 
-CONFIG = TrainConfig(epochs=3, batch_size=16, loss="reference")
+REFERENCE = {"loss": "reference"}
+CONFIG = TrainConfig.of(epochs=3, batch_size=16, options=REFERENCE)
 CHECKPOINT = "checkpoint.pt"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -47,126 +50,22 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
+def digits() -> LabelledImages:
     return load_digits()
 
 
 @pytest.fixture(scope="module")
-def images(digits: Digits) -> torch.Tensor:
-    return digits.images[:72]  # with batches of 16: four steps an epoch, eight images left out
+def images(digits: LabelledImages) -> LabelledImages:
+    return digits.take(
+        torch.arange(72)
+    )  # with batches of 16: four steps an epoch, eight images left out
 
 
 @pytest.fixture
-def few_digits(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+def few_digits(digits: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command see 300 of the images, so that a run takes seconds."""
     few = digits.take(torch.arange(300))
-    monkeypatch.setattr("sslkern.train.job.load_digits", lambda: few)
-
-
-# --- data -----------------------------------------------------------------------------------------
-
-
-def test_digits_are_images_between_paper_and_ink(digits: Digits) -> None:
-    assert digits.images.shape == (1797, 1, 8, 8)
-    assert digits.images.dtype == torch.float32
-    assert (digits.images.min(), digits.images.max()) == (0, 1)
-    assert digits.labels.unique().tolist() == list(range(10))
-
-
-def test_split_gives_every_image_to_one_half(digits: Digits) -> None:
-    numbered = Digits(digits.images, torch.arange(len(digits)))
-    train, test = split_half(numbered, generator())
-    assert (len(train), len(test)) == (898, 899)
-    together = torch.cat([train.labels, test.labels])
-    assert torch.equal(together.sort().values, numbered.labels)
-    assert torch.equal(train.images, digits.images[train.labels])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_views_keep_shape_dtype_and_range(images: torch.Tensor, dtype: torch.dtype) -> None:
-    views = AffineNoiseViews()(images.to(dtype), generator())
-    assert (views.shape, views.dtype) == (images.shape, dtype)
-    assert views.min() >= 0
-    assert views.max() <= 1
-    assert not torch.equal(views, images.to(dtype))
-
-
-def test_views_depend_on_the_generator_alone(images: torch.Tensor) -> None:
-    views, source = AffineNoiseViews(), generator(7)
-    state = source.get_state()
-    first, second = views(images, source), views(images, source)
-    torch.manual_seed(1)  # must not matter
-    source.set_state(state)
-    assert torch.equal(views(images, source), first)
-    assert torch.equal(views(images, source), second)
-    assert not torch.equal(first, second)
-
-
-def test_views_with_empty_ranges_are_the_images(images: torch.Tensor) -> None:
-    still = AffineNoiseViews(rotation=0, scale=1, shear=0, shift=0, contrast=0, noise=0)
-    torch.testing.assert_close(still(images, generator()), images)
-
-
-def centroids(images: torch.Tensor) -> torch.Tensor:
-    """Centre of mass (B, 2) in pixels, row and column."""
-    mass = images.sum((1, 2, 3))
-    rows = (images.sum((1, 3)) @ torch.arange(images.shape[2], dtype=images.dtype)) / mass
-    columns = (images.sum((1, 2)) @ torch.arange(images.shape[3], dtype=images.dtype)) / mass
-    return torch.stack([rows, columns], 1)
-
-
-def test_shift_is_measured_in_pixels() -> None:
-    spot = torch.zeros(500, 1, 12, 8, dtype=torch.float64)
-    spot[:, :, 5:7, 3:5] = 1
-    shift = AffineNoiseViews(rotation=0, scale=1, shear=0, shift=1.5, contrast=0, noise=0)
-    moved = (centroids(shift(spot, generator())) - centroids(spot)).abs()
-    assert (moved.max(0).values <= 1.5 + 1e-9).all()
-    assert (moved.max(0).values > 1.4).all()
-
-
-def test_rotation_keeps_distances_when_the_image_is_not_square() -> None:
-    spot = torch.zeros(200, 1, 32, 16, dtype=torch.float64)
-    spot[:, :, 15:17, 12:14] = 1  # five columns right of the centre
-    turn = AffineNoiseViews(rotation=90, scale=1, shear=0, shift=0, contrast=0, noise=0)
-    offset = centroids(turn(spot, generator())) - torch.tensor([15.5, 7.5])
-    assert (offset.norm(dim=1) - 5).abs().max() < 0.1
-    assert offset[:, 0].abs().max() > 4.5
-
-
-# --- SimCLR ---------------------------------------------------------------------------------------
-
-
-def test_simclr_is_the_loss_of_the_projections_of_one_batch() -> None:
-    torch.manual_seed(0)
-    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8))
-    model = SimCLR(encoder, 8, projection_dim=5, temperature=0.3).double()
-    view_a, view_b = torch.rand(2, 6, 1, 8, 8, dtype=torch.float64)
-    z = model.head(encoder(torch.cat([view_a, view_b])))
-    assert z.shape == (12, 5)
-    expected = sslkern.reference.ntxent_loss(z[:6], z[6:], 0.3)
-    torch.testing.assert_close(model(view_a, view_b), expected)
-
-
-def test_simclr_calls_the_loss_that_it_is_given() -> None:
-    calls = []
-
-    def loss(z_a: torch.Tensor, z_b: torch.Tensor, temperature: float) -> torch.Tensor:
-        calls.append((z_a.shape, z_b.shape, temperature))
-        return z_a.sum()
-
-    model = SimCLR(
-        torch.nn.Identity(), 4, hidden_dim=7, projection_dim=3, temperature=0.1, loss=loss
-    )
-    model(torch.rand(5, 4), torch.rand(5, 4)).backward()
-    assert calls == [((5, 3), (5, 3), 0.1)]
-
-
-def test_simclr_rejects_shapes_that_do_not_fit() -> None:
-    model = SimCLR(torch.nn.Identity(), 4)
-    with pytest.raises(ValueError, match=r"expected view_b .* \(5, 4\), got \(6, 4\)"):
-        model(torch.rand(5, 4), torch.rand(6, 4))
-    with pytest.raises(ValueError, match=r"expected encoder .* \(10, 4\).*, got \(10, 3\)"):
-        model(torch.rand(5, 3), torch.rand(5, 3))
+    monkeypatch.setattr("sslkern.train.job.load_data", lambda name: few)
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -190,34 +89,38 @@ def test_purposes_and_seeds_share_no_stream() -> None:
     assert len(seeds) == 5 * len(PURPOSES)
 
 
-def test_weights_come_from_the_seed_and_leave_the_global_generator() -> None:
+def test_weights_come_from_the_seed_and_leave_the_global_generator(
+    images: LabelledImages,
+) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    first = torch.cat([p.flatten() for p in build_model(CONFIG).parameters()])
+    first = torch.cat([p.flatten() for p in build_model(CONFIG, images).parameters()])
     assert torch.equal(torch.rand(4), expected)
-    again = torch.cat([p.flatten() for p in build_model(CONFIG).parameters()])
+    again = torch.cat([p.flatten() for p in build_model(CONFIG, images).parameters()])
     assert torch.equal(first, again)
 
 
-def test_loss_falls(images: torch.Tensor, tmp_path: Path) -> None:
-    trainer = Trainer(TrainConfig(epochs=10, batch_size=16, loss="reference"), images)
+def test_loss_falls(images: LabelledImages, tmp_path: Path) -> None:
+    trainer = Trainer(TrainConfig.of(epochs=10, batch_size=16, options=REFERENCE), images)
     fit(trainer, tmp_path)
     assert len(trainer.history) == 40
     assert sum(losses(trainer)[-5:]) < sum(losses(trainer)[:5])
 
 
-def test_log_has_one_record_per_step(images: torch.Tensor, tmp_path: Path) -> None:
+def test_log_has_one_record_per_step(images: LabelledImages, tmp_path: Path) -> None:
     trainer = Trainer(CONFIG, images)
     fit(trainer, tmp_path)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert records == trainer.history
+    watched = {"std", "rankme", "alignment", "uniformity", "accuracy"}
+    assert [record.keys() >= watched for record in records] == [False, False, False, True] * 3
     assert [record["step"] for record in records] == list(range(1, 13))
     assert [record["epoch"] for record in records] == [1] * 4 + [2] * 4 + [3] * 4
 
 
-def test_loss_that_is_not_finite_stops_the_run(images: torch.Tensor, tmp_path: Path) -> None:
-    trainer = Trainer(CONFIG, images * torch.nan)
+def test_loss_that_is_not_finite_stops_the_run(images: LabelledImages, tmp_path: Path) -> None:
+    trainer = Trainer(CONFIG, dataclasses.replace(images, images=images.images * torch.nan))
     with pytest.raises(TrainingError, match="the loss is nan at step 1: try a lower --lr"):
         fit(trainer, tmp_path)
 
@@ -228,17 +131,19 @@ def test_loss_that_is_not_finite_stops_the_run(images: torch.Tensor, tmp_path: P
         # A low rate, because at the default one float32 runs may be 1e-3 apart after ten steps as
         # soon as anything rounds differently (the views swapped in the reference are enough): one
         # ReLU switches, and AdamW makes whole steps of the smallest gradients.
-        (TrainConfig(dtype="float32", batch_size=32, epochs=200, lr=3e-4), 10, 1e-4),
-        (TrainConfig(dtype="float64", batch_size=8, epochs=10), 50, 1e-8),
+        (TrainConfig.of(dtype="float32", batch_size=32, epochs=200, lr=3e-4), 10, 1e-4),
+        (TrainConfig.of(dtype="float64", batch_size=8, epochs=10), 50, 1e-8),
     ],
     ids=["float32", "float64"],
 )
 def test_fused_and_reference_train_alike(
-    images: torch.Tensor, config: TrainConfig, steps: int, tolerance: float
+    images: LabelledImages, config: TrainConfig, steps: int, tolerance: float
 ) -> None:
     runs = []
     for loss in ("fused", "reference"):
-        trainer = Trainer(dataclasses.replace(config, loss=loss), images)
+        trainer = Trainer(
+            dataclasses.replace(config, options={**config.options, "loss": loss}), images
+        )
         runs.append([trainer.run_step()["loss"] for _ in range(steps)])
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=tolerance)
     assert abs(runs[0][-1] - runs[0][0]) > 100 * tolerance  # there was something to agree on
@@ -247,7 +152,7 @@ def test_fused_and_reference_train_alike(
 # --- checkpoints ----------------------------------------------------------------------------------
 
 
-def resume(folder: Path, images: torch.Tensor) -> Trainer:
+def resume(folder: Path, images: LabelledImages) -> Trainer:
     checkpoint = load_checkpoint(folder)
     trainer = Trainer(checkpoint.config, images)
     trainer.load_state_dict(checkpoint.trainer)
@@ -255,7 +160,7 @@ def resume(folder: Path, images: torch.Tensor) -> Trainer:
 
 
 @pytest.fixture
-def checkpoint(images: torch.Tensor, tmp_path: Path) -> Path:
+def checkpoint(images: LabelledImages, tmp_path: Path) -> Path:
     fit(Trainer(CONFIG, images), tmp_path, stop_after=2)
     return tmp_path / CHECKPOINT
 
@@ -263,9 +168,9 @@ def checkpoint(images: torch.Tensor, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("loss", ["fused", "reference"])
 @pytest.mark.parametrize("stop_after", [4, 6])  # between two epochs, within one
 def test_resumed_run_equals_the_unbroken_one(
-    images: torch.Tensor, tmp_path: Path, loss: str, stop_after: int
+    images: LabelledImages, tmp_path: Path, loss: str, stop_after: int
 ) -> None:
-    config = TrainConfig(epochs=3, batch_size=16, loss=loss)
+    config = TrainConfig.of(epochs=3, batch_size=16, options={"loss": loss})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -283,7 +188,7 @@ def test_resumed_run_equals_the_unbroken_one(
 
 
 def test_interrupted_run_can_be_resumed_and_leaves_whole_files(
-    images: torch.Tensor, tmp_path: Path
+    images: LabelledImages, tmp_path: Path
 ) -> None:
     def interrupt(record: Record, rate: float) -> None:
         if record["step"] == 7:
@@ -302,14 +207,14 @@ def test_interrupted_run_can_be_resumed_and_leaves_whole_files(
 
 
 def test_fresh_run_replaces_the_checkpoint_before_its_first_step(
-    checkpoint: Path, images: torch.Tensor
+    checkpoint: Path, images: LabelledImages
 ) -> None:
     def interrupt(record: Record, rate: float) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fit(
-            Trainer(TrainConfig(seed=5, batch_size=16), images),
+            Trainer(TrainConfig.of(seed=5, batch_size=16), images),
             checkpoint.parent,
             on_step=interrupt,
         )
@@ -346,9 +251,9 @@ def saved(content: object) -> bytes:
         (b"not a checkpoint", "not a checkpoint"),
         (saved({"model": {}}), "is not a checkpoint of sslkern train"),
         (saved([1, 2]), "is not a checkpoint of sslkern train"),
-        (saved({"format": "sslkern-train", "version": 99}), "of version 99, expected 1"),
-        (saved({"format": "sslkern-train", "version": 1, "config": {}}), "lacks threads, trainer"),
-        (saved(TrainConfig()), "not a checkpoint"),  # weights_only runs no foreign code
+        (saved({"format": "sslkern-train", "version": 99}), "of version 99, expected 2"),
+        (saved({"format": "sslkern-train", "version": 2, "config": {}}), "lacks threads, trainer"),
+        (saved(TrainConfig.of()), "not a checkpoint"),  # weights_only runs no foreign code
     ],
 )
 def test_foreign_checkpoint_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -395,22 +300,25 @@ def test_probes_do_not_depend_on_scale_and_offset() -> None:
     assert result.knn == pytest.approx(expected.knn, abs=0.02)
 
 
-def test_encoding_uses_and_restores_the_mode(images: torch.Tensor) -> None:
-    encoder = build_model(CONFIG).encoder
+def test_encoding_uses_and_restores_the_mode(images: LabelledImages) -> None:
+    encoder = build_model(CONFIG, images).encoder
     encoder.train()
-    together = encode(encoder, images)
+    together = encode(encoder, images.images)
     assert encoder.training
     assert not together.requires_grad
-    torch.testing.assert_close(encode(encoder, images[:3]), together[:3])  # no batch statistics
+    torch.testing.assert_close(
+        encode(encoder, images.images[:3]), together[:3]
+    )  # no batch statistics
 
 
 def test_plots_are_png_files(tmp_path: Path) -> None:
     history: list[Record] = [{"step": 1, "epoch": 1, "loss": 3.0, "lr": 0.1}]
     features = blobs(5)
     plot_loss(history, "loss", tmp_path / "loss.png")
+    plot_collapse([{**history[0], "std": 1.0, "rankme": 9.0}], "std", tmp_path / "collapse.png")
     shown = {"left": features.test[:30], "right": features.test[:30]}
-    plot_embedding(shown, features.test_labels[:30], 0, "map", tmp_path / "map.png")
-    for name in ("loss.png", "map.png"):
+    plot_embedding(shown, features.test_labels[:30], "0123456789", 0, "map", tmp_path / "map.png")
+    for name in ("loss.png", "collapse.png", "map.png"):
         assert (tmp_path / name).read_bytes().startswith(PNG_SIGNATURE)
 
 
@@ -423,7 +331,7 @@ def test_progress_shows_epoch_loss_and_speed(terminal: bool) -> None:
             record: Record = {"step": step + 1, "epoch": step // 2 + 1, "loss": step % 2, "lr": 0.1}
             progress.step(record, 1234.0)
     assert "epoch 40/40" in text.getvalue()
-    assert "loss 0.5000  1234 images/s" in text.getvalue()
+    assert "loss 0.5000  1234 samples/s" in text.getvalue()
     if not terminal:
         assert len(text.getvalue().splitlines()) == 20
 
@@ -455,25 +363,26 @@ def test_command_trains_stops_and_resumes(command: Command, tmp_path: Path) -> N
     folder = tmp_path / "run"
     code, out, err = command(*SMALL, "--out", folder, "--threads", "1", "--steps", "4")
     assert (code, err) == (0, "")
-    assert "SimCLR encoder" in out
+    assert "SimCLR: measures" in out
     assert "4 of 6 steps" in out
     code, out, err = command("--resume", folder, "--quiet")
     assert (code, err) == (0, "")
     assert "6 of 6 steps" in out
-    assert "images/s\n" not in out  # a line of progress
-    names = {"checkpoint.pt", "log.jsonl", "summary.json", "loss.png", "embedding.png"}
+    assert "samples/s\n" not in out  # a line of progress
+    pictures = {"loss.png", "collapse.png", "embedding.png"}
+    names = {"checkpoint.pt", "log.jsonl", "summary.json", *pictures}
     assert {path.name for path in folder.iterdir()} == names
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["config"]["epochs"] == 2
     assert summary["threads"] == 1  # that of the checkpoint
-    assert list(summary["accuracy"]) == ["raw pixels", "untrained encoder", "SimCLR encoder"]
-    assert summary["accuracy"]["raw pixels"]["linear"] > 0.8
+    assert list(summary["measures"]) == ["raw pixels", "untrained", "trained"]
+    assert summary["measures"]["raw pixels"]["linear"] > 0.8
 
     whole = tmp_path / "whole"
     assert command(*SMALL, "--out", whole, "--threads", "1")[0] == 0
     assert (whole / "log.jsonl").read_bytes() == (folder / "log.jsonl").read_bytes()
     unbroken = json.loads((whole / "summary.json").read_text())
-    assert unbroken["accuracy"] == summary["accuracy"]
+    assert unbroken["measures"] == summary["measures"]
 
 
 @pytest.mark.usefixtures("few_digits")
@@ -496,14 +405,20 @@ def test_command_says_how_to_go_on_when_interrupted(
         (("--epochs", "0"), "expected --epochs to be at least 1, got 0"),
         (("--batch-size", "1"), "expected --batch-size to be at least 2, got 1"),
         (("--batch-size", "899"), "expected --batch-size to be at most 898"),
-        (("--temperature", "0"), "expected --temperature to be positive and finite, got 0"),
-        (("--temperature", "nan"), "expected --temperature to be positive and finite, got nan"),
+        (("--set", "temperature=0"), "SimCLR: expected temperature to be positive and finite"),
+        (("--set", "temperature=hot"), "expected --set temperature to be of type float, got 'hot'"),
+        (("--set", "temperature"), "expected --set to be NAME=VALUE, got temperature"),
+        (("--set", "heat=1"), "expected --set to be an option of simclr (temperature, "),
+        (("--set", "loss=fast"), "SimCLR: expected loss to be fused or reference, got fast"),
+        (("--data", "text"), "expected --data to be one of digits, photos, mnist1d, got text"),
+        (("--amp", "--dtype", "float64"), "expected --dtype to be float32 with --amp"),
+        (("--config", "nowhere.toml"), "nowhere.toml cannot be read"),
         (("--lr", "inf"), "expected --lr to be positive and finite, got inf"),
         (("--seed", "-1"), "expected --seed to be between 0 and"),
         (("--steps", "0"), "--steps: expected an integer of at least 1"),
         (("--threads", "0"), "--threads: expected an integer of at least 1"),
         (("--checkpoint-every", "0"), "--checkpoint-every: expected an integer of at least 1"),
-        (("--method", "byol"), "--method: invalid choice: 'byol'"),
+        (("--method", "best"), "expected --method to be one of "),
         (("--epochs", "many"), "--epochs: invalid int value: 'many'"),
         (("--resume", "nowhere"), "nowhere does not exist"),
     ],
@@ -542,10 +457,10 @@ def test_folder_that_is_a_file_is_named(command: Command, tmp_path: Path) -> Non
 
 
 def test_loss_that_is_not_finite_is_a_user_error(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Digits
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: LabelledImages
 ) -> None:
-    broken = Digits(digits.images * torch.nan, digits.labels)
-    monkeypatch.setattr("sslkern.train.job.load_digits", lambda: broken)
+    broken = dataclasses.replace(digits, images=digits.images * torch.nan)
+    monkeypatch.setattr("sslkern.train.job.load_data", lambda name: broken)
     code, _, err = command("--out", tmp_path)
     assert code == 2
     assert "the loss is nan at step 1" in err
@@ -560,3 +475,100 @@ def test_missing_library_is_named_with_the_remedy(
     assert code == 2
     assert f"{module} does not import" in err
     assert "pip install 'sslkern[train]'" in err
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+def test_file_gives_settings_and_flags_go_before_it(
+    command: Command, tmp_path: Path, few_digits: None
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'method = "simclr"\nepochs = 1\nbatch-size = 40\n[options]\ntemperature = 0.2\n'
+    )
+    words = ("--config", file, "--batch-size", "50", "--out", tmp_path, "--quiet")
+    assert command(*words, "--set", "projection_dim=8")[0] == 0
+    config = json.loads((tmp_path / "summary.json").read_text())["config"]
+    assert (config["epochs"], config["batch_size"]) == (1, 50)
+    assert config["options"] == {"temperature": 0.2, "projection_dim": 8, "loss": "fused"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epochs = ", "is not TOML"),
+        ("epoch = 3", "sets epoch, expected one of method, data, epochs"),
+        ('epochs = "3"', "expected epochs of .* to be of type int, got '3'"),
+        ("epochs = true", "expected epochs of .* to be of type int, got True"),
+        ("options = 3", "expected options of .* to be of type"),
+        ("[options]\nloss = 1", "SimCLR: expected loss to be fused or reference, got 1"),
+    ],
+)
+def test_bad_file_is_named(command: Command, tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(content)
+    code, _, err = command("--config", file, "--out", tmp_path / "run")
+    assert code == 2
+    assert re.search(message, err)
+
+
+def test_list_names_methods_data_and_options(command: Command) -> None:
+    code, out, _ = command("--list")
+    assert code == 0
+    assert "simclr" in out
+    assert "temperature=0.5 projection_dim=64 loss=fused" in out
+
+
+def test_autocast_and_compile_train(images: LabelledImages) -> None:
+    steps = {}
+    for name, flags in (("plain", {}), ("amp", {"amp": True}), ("compile", {"compile": True})):
+        trainer = Trainer(TrainConfig.of(batch_size=16, options=REFERENCE, **flags), images)
+        if name == "compile":  # the default backend compiles for half a minute
+            trainer._call = torch.compile(trainer.model, backend="aot_eager")
+        steps[name] = [trainer.run_step()["loss"] for _ in range(2)]
+    assert steps["compile"] == pytest.approx(steps["plain"], abs=1e-4)
+    assert steps["amp"] == pytest.approx(steps["plain"], abs=0.05)
+    assert steps["amp"] != steps["plain"]
+
+
+# --- evidence -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("higher", "after", "gain", "holds"),
+    [
+        (True, 0.55, 0.05, False),
+        (True, 0.65, 0.15, True),
+        (False, 0.35, 0.15, True),
+        (False, 0.65, -0.15, False),
+        (True, float("nan"), float("nan"), False),
+    ],
+)
+def test_evidence_is_a_gain_of_the_margin(
+    higher: bool, after: float, gain: float, holds: bool
+) -> None:
+    evidence = Evidence("score", 0.1, higher=higher)
+    before, measured = {"score": 0.5}, {"score": after}
+    assert evidence.gain(before, measured) == pytest.approx(gain, nan_ok=True)
+    assert evidence.holds(before, measured) == holds
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_table_marks_what_missed_and_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [run_one("simclr", tmp_path / "simclr", quick=True, seed=0)]
+    recipe = load_recipe("simclr")
+    unreachable = dataclasses.replace(recipe, evidence=Evidence("linear", 2.0), quick=1)
+    monkeypatch.setattr("sslkern.train.engine.load_recipe", lambda name: unreachable)
+    rows.append(run_one("simclr", tmp_path / "missed", quick=True, seed=0))
+    monkeypatch.setattr("sslkern.train.job.load_data", lambda name: 1 / 0)
+    rows.append(run_one("simclr", tmp_path / "failed", quick=True, seed=0))
+    text = io.StringIO()
+    Console(file=text, width=200).print(table(rows))
+    assert [row["holds"] for row in rows] == [True, False, False]
+    lines = [line.rstrip() for line in text.getvalue().splitlines() if "SimCLR" in line]
+    assert "missed" not in lines[0]
+    assert lines[1].endswith("missed")
+    assert lines[2].endswith("ZeroDivisionError: division by zero")

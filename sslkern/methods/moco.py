@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from sslkern.methods.method import Method, check_views, encode
+from sslkern.methods.method import Method, check_views, encode, normalizes_batches
 from sslkern.methods.parts.heads import mlp
 from sslkern.methods.parts.queue import Queue
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.ops._common import check_positive_number, refuse
+from sslkern.ops._embeddings import check_count
 from sslkern.ops.info_nce import info_nce_loss
 
 
@@ -25,8 +27,9 @@ class MoCo(Method):
     enter the queue after the loss.
 
     Version 1 has a linear head and :math:`\tau = 0.07`; version 2 a head of two layers and
-    :math:`\tau = 0.2`. Queries and keys are encoded apart, and so are their batch norms'
-    statistics; the key encoder keeps its own.
+    :math:`\tau = 0.2`. Queries and keys are encoded apart. Where a query and its key are normalized
+    within the same samples, the statistics tell which key is the right one; several parts, drawn
+    at random, of which the key encoder sees one at a time, hide that (the papers' shuffling).
 
     Args:
         encoder: Maps views (B, ...) to features (B, feature_dim).
@@ -36,6 +39,7 @@ class MoCo(Method):
         queue_size: Keys that are kept.
         temperature: tau; that of the version if not given.
         momentum: Of the key encoder, from 0 to 1.
+        key_parts: Parts of the batch for the key encoder; 1 keeps the batch as it is.
 
     Raises:
         ValueError: If a size or the temperature is not positive, or the momentum is outside [0, 1].
@@ -65,6 +69,7 @@ class MoCo(Method):
         queue_size: int = 65536,
         temperature: float | None = None,
         momentum: float = 0.999,
+        key_parts: int = 1,
     ) -> None:
         super().__init__()
         if version not in (1, 2):
@@ -78,6 +83,8 @@ class MoCo(Method):
         self.teacher = Teacher(nn.Sequential(encoder, self.head), momentum)
         self.queue = Queue(queue_size, projection_dim)
         self.temperature = temperature
+        check_count(key_parts, "key_parts", "MoCo")
+        self.key_parts = key_parts
 
     def forward(self, view_query: Tensor, view_key: Tensor) -> Tensor:
         """Return the mean loss of a batch.
@@ -94,8 +101,9 @@ class MoCo(Method):
                 or the encoder returns something else than (B, feature_dim).
         """
         check_views((view_query, view_key), "MoCo", norms=[self.encoder])
+        check_parts(view_key, self.key_parts, "MoCo", self.teacher)
         query = self.head(encode(self.encoder, view_query, self.feature_dim, "MoCo"))
-        key = nn.functional.normalize(self.teacher(view_key))
+        key = nn.functional.normalize(in_parts(self.teacher, view_key, self.key_parts))
         loss = info_nce_loss(query, key, self.queue.rows, temperature=self.temperature)
         if self.training:
             self.queue.enqueue(key)
@@ -104,3 +112,20 @@ class MoCo(Method):
     def update(self, progress: float = 0.0) -> None:
         """Move the momentum encoder, after a step of the optimizer."""
         self.teacher.update(nn.Sequential(self.encoder, self.head), progress)
+
+
+def in_parts(module: nn.Module, batch: Tensor, parts: int) -> Tensor:
+    """What the module makes of a batch that it sees shuffled and in parts, in the batch's order."""
+    if parts == 1:
+        out: Tensor = module(batch)
+        return out
+    order = torch.randperm(len(batch), device=batch.device)
+    shuffled = torch.cat([module(part) for part in batch[order].chunk(parts)])
+    return shuffled[order.argsort()]
+
+
+def check_parts(batch: Tensor, parts: int, op: str, module: nn.Module) -> None:
+    """Reject parts of fewer samples than a batch norm needs."""
+    least = (2 if normalizes_batches(module) else 1) * parts
+    if len(batch) < least:
+        refuse(op, "a batch", f"of at least {least} samples for {parts} parts", len(batch))

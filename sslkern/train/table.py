@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sslkern._files import write_atomic
 from sslkern.train.config import TrainConfig
 from sslkern.train.job import Job, run_job
 from sslkern.train.recipes import load_recipe, recipe_names
@@ -25,7 +27,7 @@ def run_all(folder: Path, console: Console, *, quick: bool, seed: int = 0) -> in
     """Train every method and print the table.
 
     Args:
-        folder: Gets a run folder per method.
+        folder: Gets a run folder per method, and ``summary.json`` of all.
         console: Where to.
         quick: Whether with few epochs.
         seed: Of every run.
@@ -45,7 +47,9 @@ def run_all(folder: Path, console: Console, *, quick: bool, seed: int = 0) -> in
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    console.print(table([rows[name] for name in sorted(rows)]))
+    ordered = {name: rows[name] for name in sorted(rows)}
+    write_atomic(folder / "summary.json", (json.dumps(ordered, indent=2) + "\n").encode())
+    console.print(table(list(ordered.values())))
     return int(not all(row["holds"] for row in rows.values()))
 
 

@@ -23,7 +23,7 @@ def make(**options: Any) -> MoCo:
 def plain_loss(m: MoCo, view_query: Tensor, view_key: Tensor) -> Tensor:
     query = unit(m.head(m.encoder(view_query)))
     with torch.no_grad():
-        key = unit(m.teacher.module(view_key))
+        key = unit(plain_key(m, view_key))
     positive = (query * key).sum(1, keepdim=True)
     logits = torch.cat([positive, query @ unit(m.queue.rows).T], 1) / m.temperature
     for row in key:
@@ -32,13 +32,25 @@ def plain_loss(m: MoCo, view_query: Tensor, view_key: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long))
 
 
+def plain_key(m: MoCo, view: Tensor) -> Tensor:
+    if m.key_parts == 1:
+        return m.teacher.module(view)
+    order = torch.randperm(BATCH).tolist()
+    size = BATCH // m.key_parts
+    keys: dict[int, Tensor] = {}
+    for first in range(0, BATCH, size):
+        part = order[first : first + size]
+        keys.update(zip(part, m.teacher.module(view[part]), strict=True))
+    return torch.stack([keys[i] for i in range(BATCH)])
+
+
 def plain_update(m: MoCo, progress: float) -> None:
     follow(m.teacher.module, nn.Sequential(m.encoder, m.head), 0.9)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_steps_equal_the_formula(version: int) -> None:
-    check_steps(make(version=version), plain_loss, image_batches(batch=BATCH), plain_update)
+@pytest.mark.parametrize("options", [{"version": 1}, {"version": 2}, {"key_parts": 3}])
+def test_steps_equal_the_formula(options: dict[str, Any]) -> None:
+    check_steps(make(**options), plain_loss, image_batches(batch=BATCH), plain_update)
 
 
 def test_versions_differ_in_head_and_temperature() -> None:
@@ -63,6 +75,7 @@ def test_evaluation_remembers_nothing() -> None:
         ({"momentum": 1.5}, "expected momentum to be from 0 to 1, got 1.5"),
         ({"momentum": -0.1}, "expected momentum to be from 0 to 1"),
         ({"temperature": 0.0}, "expected temperature to be positive"),
+        ({"key_parts": 0}, "MoCo: expected key_parts to be"),
         ({"version": 3}, r"expected version to be 1 or 2 \(version 3 is MoCoV3\), got 3"),
     ],
 )
@@ -75,3 +88,8 @@ def test_single_sample_is_refused_where_a_norm_needs_two() -> None:
     view = torch.rand(1, 1, 4, 4, dtype=torch.float64)
     with pytest.raises(ValueError, match="at least 2 samples, which batch normalization needs"):
         make()(view, view)
+
+
+def test_parts_too_small_for_a_norm_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 8 samples for 4 parts, got 6"):
+        make(key_parts=4)(*image_batches(batch=BATCH)[0])
