@@ -8,6 +8,8 @@ from sslkern.methods.parts.queue import Queue
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
 from sslkern.methods.simclr import SimCLR
+from sslkern.methods.supcon import SupCon
+from sslkern.methods.swav import SwAV
 from sslkern.ops.tico import TiCoState
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "Prototypes",
     "Queue",
     "SimCLR",
+    "SupCon",
+    "SwAV",
     "Teacher",
     "TiCoState",
     "UnigramSampler",
