@@ -7,6 +7,7 @@ from sslkern.methods.parts.prototypes import Prototypes
 from sslkern.methods.parts.queue import Queue
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
+from sslkern.methods.ressl import ReSSL
 from sslkern.methods.simclr import SimCLR
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
@@ -17,6 +18,7 @@ __all__ = [
     "MoCo",
     "Prototypes",
     "Queue",
+    "ReSSL",
     "SimCLR",
     "SupCon",
     "SwAV",
