@@ -1,7 +1,11 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
+from sslkern.methods.cpc import CPC
+from sslkern.methods.dino import DINO
+from sslkern.methods.mae import MAE
 from sslkern.methods.method import Method
 from sslkern.methods.moco import MoCo
+from sslkern.methods.parts.dino_head import DINOHead
 from sslkern.methods.parts.heads import mlp
 from sslkern.methods.parts.prototypes import Prototypes
 from sslkern.methods.parts.queue import Queue
@@ -14,6 +18,10 @@ from sslkern.methods.swav import SwAV
 from sslkern.ops.tico import TiCoState
 
 __all__ = [
+    "CPC",
+    "DINO",
+    "MAE",
+    "DINOHead",
     "Method",
     "MoCo",
     "Prototypes",
