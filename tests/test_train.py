@@ -558,11 +558,11 @@ def test_evidence_is_a_gain_of_the_margin(
 def test_table_marks_what_missed_and_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [run_one("simclr", tmp_path / "simclr", quick=True, seed=0)]
-    recipe = load_recipe("simclr")
-    unreachable = dataclasses.replace(recipe, evidence=Evidence("linear", 2.0), quick=1)
-    monkeypatch.setattr("sslkern.train.engine.load_recipe", lambda name: unreachable)
-    rows.append(run_one("simclr", tmp_path / "missed", quick=True, seed=0))
+    rows, recipe = [], load_recipe("simclr")
+    for margin in (-2.0, 2.0):
+        changed = dataclasses.replace(recipe, evidence=Evidence("linear", margin), quick=1)
+        monkeypatch.setattr("sslkern.train.engine.load_recipe", lambda name, r=changed: r)
+        rows.append(run_one("simclr", tmp_path / "run", quick=True, seed=0))
     monkeypatch.setattr("sslkern.train.job.load_data", lambda name: 1 / 0)
     rows.append(run_one("simclr", tmp_path / "failed", quick=True, seed=0))
     text = io.StringIO()

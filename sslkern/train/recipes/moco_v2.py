@@ -13,6 +13,7 @@ def build(
     projection_dim: int,
     queue_size: int,
     momentum: float,
+    key_parts: int,
 ) -> MoCo:
     encoder = image_encoder(samples)
     return MoCo(
@@ -23,6 +24,7 @@ def build(
         queue_size=queue_size,
         temperature=temperature,
         momentum=momentum,
+        key_parts=key_parts,
     )
 
 
@@ -30,6 +32,13 @@ def build(
 RECIPE = image_recipe(
     "MoCo v2",
     build,
-    options={"temperature": 0.2, "projection_dim": 64, "queue_size": 1024, "momentum": 0.99},
+    options={
+        "temperature": 0.2,
+        "projection_dim": 64,
+        "queue_size": 1024,
+        "momentum": 0.99,
+        "key_parts": 4,
+    },
     evidence=Evidence("linear", 0.03),
+    quick=20,
 )
