@@ -32,7 +32,7 @@ def notes(summary: dict[str, Any], folder: Path) -> list[str]:
         f"with {threads} thread{'s' if threads > 1 else ''}",
         f"embeddings: {collapse}" if collapse else "",
         f"evidence: {evidence['measure']} {'better' if evidence['gain'] >= 0 else 'worse'} by "
-        f"{abs(evidence['gain']):.4g} (at least {evidence["margin"]:g}): "
+        f"{abs(evidence['gain']):.4g} (at least {evidence['margin']:g}): "
         f"{'held' if evidence['holds'] else 'missed'}",
         f"files: {folder}",
     ]
