@@ -1,10 +1,12 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
 from sslkern.methods.cpc import CPC
+from sslkern.methods.densecl import DenseCL
 from sslkern.methods.dino import DINO
 from sslkern.methods.mae import MAE
 from sslkern.methods.method import Method
 from sslkern.methods.moco import MoCo
+from sslkern.methods.msn import MSN
 from sslkern.methods.parts.dino_head import DINOHead
 from sslkern.methods.parts.heads import mlp
 from sslkern.methods.parts.prototypes import Prototypes
@@ -21,7 +23,9 @@ __all__ = [
     "CPC",
     "DINO",
     "MAE",
+    "MSN",
     "DINOHead",
+    "DenseCL",
     "Method",
     "MoCo",
     "Prototypes",
