@@ -1,5 +1,6 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
+from sslkern.methods.contrastive_random_walk import ContrastiveRandomWalk
 from sslkern.methods.cpc import CPC
 from sslkern.methods.densecl import DenseCL
 from sslkern.methods.dino import DINO
@@ -14,6 +15,7 @@ from sslkern.methods.parts.queue import Queue
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
 from sslkern.methods.ressl import ReSSL
+from sslkern.methods.rotation import Rotation
 from sslkern.methods.simclr import SimCLR
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
@@ -24,6 +26,7 @@ __all__ = [
     "DINO",
     "MAE",
     "MSN",
+    "ContrastiveRandomWalk",
     "DINOHead",
     "DenseCL",
     "Method",
@@ -31,6 +34,7 @@ __all__ = [
     "Prototypes",
     "Queue",
     "ReSSL",
+    "Rotation",
     "SimCLR",
     "SupCon",
     "SwAV",
