@@ -1,9 +1,11 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
+from sslkern.methods.clip import CLIP
 from sslkern.methods.contrastive_random_walk import ContrastiveRandomWalk
 from sslkern.methods.cpc import CPC
 from sslkern.methods.densecl import DenseCL
 from sslkern.methods.dino import DINO
+from sslkern.methods.jigsaw import Jigsaw
 from sslkern.methods.mae import MAE
 from sslkern.methods.method import Method
 from sslkern.methods.moco import MoCo
@@ -14,14 +16,17 @@ from sslkern.methods.parts.prototypes import Prototypes
 from sslkern.methods.parts.queue import Queue
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
+from sslkern.methods.patch_localization import PatchLocalization
 from sslkern.methods.ressl import ReSSL
 from sslkern.methods.rotation import Rotation
+from sslkern.methods.siglip import SigLIP
 from sslkern.methods.simclr import SimCLR
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
 from sslkern.ops.tico import TiCoState
 
 __all__ = [
+    "CLIP",
     "CPC",
     "DINO",
     "MAE",
@@ -29,12 +34,15 @@ __all__ = [
     "ContrastiveRandomWalk",
     "DINOHead",
     "DenseCL",
+    "Jigsaw",
     "Method",
     "MoCo",
+    "PatchLocalization",
     "Prototypes",
     "Queue",
     "ReSSL",
     "Rotation",
+    "SigLIP",
     "SimCLR",
     "SupCon",
     "SwAV",

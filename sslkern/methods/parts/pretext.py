@@ -57,3 +57,19 @@ class PretextTask(Method):
         flat = parts.flatten(0, 1)
         check_views((flat,), op, norms=[self.encoder])
         return encode(self.encoder, flat, self.feature_dim, op).view(len(parts), -1)
+
+
+def crop_at(images: Tensor, corner: Tensor, size: int) -> Tensor:
+    """Cut one square out of each image.
+
+    Args:
+        images: (B, C, H, W).
+        corner: Row and column of the first pixel of each square, (2, B) int64.
+        size: Side P of the squares, which lie within the images.
+
+    Returns:
+        (B, C, P, P).
+    """
+    row, column = corner[..., None] + torch.arange(size, device=images.device)
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[image, :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)

@@ -4,6 +4,7 @@ from sslkern.data import LabelledImages
 from sslkern.methods import Rotation
 from sslkern.train.encoder import image_encoder
 from sslkern.train.pretext import pretext_recipe
+from sslkern.train.recipe import Evidence
 
 
 def build(samples: LabelledImages) -> Rotation:
@@ -11,4 +12,4 @@ def build(samples: LabelledImages) -> Rotation:
     return Rotation(encoder, encoder.feature_dim)
 
 
-RECIPE = pretext_recipe("Rotation", build, answers=4, margin=0.3)
+RECIPE = pretext_recipe("Rotation", build, answers=4, evidence=Evidence("task", 0.3))
