@@ -17,6 +17,7 @@ from sslkern.methods.parts.queue import Queue
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
 from sslkern.methods.patch_localization import PatchLocalization
+from sslkern.methods.pixpro import PixPro
 from sslkern.methods.ressl import ReSSL
 from sslkern.methods.rotation import Rotation
 from sslkern.methods.siglip import SigLIP
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "MoCo",
     "PatchLocalization",
+    "PixPro",
     "Prototypes",
     "Queue",
     "ReSSL",

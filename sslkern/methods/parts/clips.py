@@ -1,0 +1,29 @@
+"""Clips: what methods of correspondence in video do with the frames of a batch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sslkern.methods.parts.maps import cells, encode_maps
+from sslkern.ops._common import refuse
+
+
+def check_clips(frames: Tensor, op: str, *, least: int = 2) -> None:
+    """Reject what is no batch of clips (B, T, ...), and clips of too few frames.
+
+    Raises:
+        ValueError: If there is no clip, or there are fewer than ``least`` frames.
+    """
+    if frames.dim() < 3 or frames.shape[0] == 0 or frames.shape[1] < least:
+        requirement = f"(B, T, ...) with at least 1 clip of at least {least} frames"
+        refuse(op, "frames", requirement, tuple(frames.shape))
+
+
+def encode_clips(encoder: nn.Module, frames: Tensor, map_dim: int, op: str) -> Tensor:
+    """Cells (B, T, S, map_dim) of the frames (B, T, ...), all of which are encoded as one batch.
+
+    Raises:
+        ValueError: If the encoder does not return maps (B T, map_dim, ...) of S cells.
+    """
+    rows = cells(encode_maps(encoder, frames.flatten(0, 1), map_dim, op))
+    return rows.reshape(*frames.shape[:2], *rows.shape[1:])
