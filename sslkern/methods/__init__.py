@@ -1,6 +1,10 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
+from sslkern.methods.bert import BERT
+from sslkern.methods.causal_lm import CausalLM
 from sslkern.methods.clip import CLIP
+from sslkern.methods.color_tracking import ColorTracking
+from sslkern.methods.colorization import Colorization
 from sslkern.methods.contrastive_random_walk import ContrastiveRandomWalk
 from sslkern.methods.cpc import CPC
 from sslkern.methods.densecl import DenseCL
@@ -24,14 +28,20 @@ from sslkern.methods.siglip import SigLIP
 from sslkern.methods.simclr import SimCLR
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
+from sslkern.methods.xlm import XLM
 from sslkern.ops.tico import TiCoState
 
 __all__ = [
+    "BERT",
     "CLIP",
     "CPC",
     "DINO",
     "MAE",
     "MSN",
+    "XLM",
+    "CausalLM",
+    "ColorTracking",
+    "Colorization",
     "ContrastiveRandomWalk",
     "DINOHead",
     "DenseCL",
