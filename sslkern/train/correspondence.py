@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sslkern.data import Video
 from sslkern.methods import Method
+from sslkern.methods.parts.color import split_lab
 from sslkern.train.pictures import save_grid
 from sslkern.train.recipe import Evidence, Measures, Recipe
 
@@ -177,13 +178,18 @@ def track_true(train: Video, test: Video, generator: torch.Generator) -> Measure
 
 
 def gray(frames: Tensor) -> Tensor:
-    """Frames (..., 3, H, W) without their colors, (..., 1, H, W)."""
-    return frames.mean(-3, keepdim=True)
+    """Lightness (..., 1, H, W) of frames (..., 3, H, W)."""
+    return split_lab(frames)[0]
 
 
 def gray_clips(samples: Video, index: Tensor, generator: torch.Generator) -> tuple[Tensor]:
     """Windows of the clips without their colors, by which raw pixels would tell digits apart."""
     return (gray(windows(samples, index, generator)),)
+
+
+def color_clips(samples: Video, index: Tensor, generator: torch.Generator) -> tuple[Tensor]:
+    """Windows of the clips with their colors, for methods that learn from these."""
+    return (windows(samples, index, generator),)
 
 
 def windows(samples: Video, index: Tensor, generator: torch.Generator) -> Tensor:
