@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sslkern.methods.method import Method
-from sslkern.methods.parts.clips import check_clips
-from sslkern.methods.parts.color import split_lab
+from sslkern.methods.parts.clips import check_clips, split_lab
 from sslkern.methods.parts.kmeans import kmeans
 from sslkern.methods.parts.maps import cells, encode_maps
 from sslkern.ops._common import accumulate_dtype, check_positive_number, refuse
@@ -26,7 +25,7 @@ class ColorTracking(Method):
     The encoder sees the lightness of the frames alone. The cells j of the last frame look at the
     cells i of all earlier ones by their features f, as they are, not normalized, and copy from them
     which of the palette's colors they have, c one-hot. Right is the color k(j) that the cell has
-    itself. A cell has the nearest color of the palette to the mean a and b, of CIE L*a*b*, of its
+    itself. A cell has the nearest color of the palette to the mean a and b, of CIELAB, of its
     pixels.
 
     As in the paper, which has 16 colors and three earlier frames; its encoder is a residual network
@@ -83,7 +82,7 @@ class ColorTracking(Method):
                 return maps (B T, map_dim, h, w).
         """
         check_clips(frames, "ColorTracking")
-        lightness, color = split_lab(frames)
+        lightness, color = split_lab(frames, "ColorTracking")
         maps = encode_maps(self.encoder, lightness.flatten(0, 1), self.map_dim, "ColorTracking")
         own = self._nearest(F.interpolate(color.flatten(0, 1), maps.shape[2:], mode="area"))
         own = own.reshape(*frames.shape[:2], -1)
@@ -111,7 +110,10 @@ def color_palette(
         generator: Of the first centroids.
 
     Returns:
-        (K, 2): a and b of CIE L*a*b*, divided by 100.
+        (K, 2): a and b of CIELAB, divided by 100.
+
+    Raises:
+        ValueError: If there are not three channels, or fewer pixels than colors.
     """
-    color = split_lab(frames)[1]
+    color = split_lab(frames, "color_palette")[1]
     return kmeans(color.movedim(-3, -1).reshape(-1, 2), colors, generator=generator).centroids

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sslkern.data import Video
 from sslkern.methods import Method
-from sslkern.methods.parts.color import split_lab
+from sslkern.methods.parts.clips import split_lab
 from sslkern.train.pictures import save_grid
 from sslkern.train.recipe import Evidence, Measures, Recipe
 
@@ -179,7 +179,7 @@ def track_true(train: Video, test: Video, generator: torch.Generator) -> Measure
 
 def gray(frames: Tensor) -> Tensor:
     """Lightness (..., 1, H, W) of frames (..., 3, H, W)."""
-    return split_lab(frames)[0]
+    return split_lab(frames, "gray")[0]
 
 
 def gray_clips(samples: Video, index: Tensor, generator: torch.Generator) -> tuple[Tensor]:

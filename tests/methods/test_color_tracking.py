@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sslkern.methods import ColorTracking
 from sslkern.methods.color_tracking import color_palette
-from sslkern.methods.parts.color import rgb_to_lab
+from sslkern.methods.parts.colors import rgb_to_lab
 
 COLORS = torch.tensor([[0.0, 0.0], [0.2, 0.1], [-0.2, 0.0], [0.1, -0.3]], dtype=torch.float64)
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
@@ -102,7 +102,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ColorTracking: expected frames .* at least 2 frames"):
         make()(torch.rand(2, 1, 3, 4, 4, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"expected images to be of shape \(..., 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"expected frames to be of shape \(..., 3, H, W\)"):
         make()(torch.rand(2, 3, 1, 4, 4, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"expected encoder .* maps \(4, 3, ...\), got \(4, 1, 4"):
         ColorTracking(nn.Identity(), 3, COLORS)(torch.rand(2, 2, 3, 4, 4, dtype=torch.float64))

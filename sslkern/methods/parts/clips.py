@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sslkern.methods.parts.colors import rgb_to_lab
 from sslkern.methods.parts.maps import cells, encode_maps
 from sslkern.ops._common import refuse
 
@@ -27,3 +28,18 @@ def encode_clips(encoder: nn.Module, frames: Tensor, map_dim: int, op: str) -> T
     """
     rows = cells(encode_maps(encoder, frames.flatten(0, 1), map_dim, op))
     return rows.reshape(*frames.shape[:2], *rows.shape[1:])
+
+
+def split_lab(frames: Tensor, op: str) -> tuple[Tensor, Tensor]:
+    """Lightness and color, in CIELAB, of sRGB frames (..., 3, H, W) in [0, 1].
+
+    Returns:
+        L / 100, (..., 1, H, W) from 0 to 1, and a / 100 and b / 100, (..., 2, H, W).
+
+    Raises:
+        ValueError: If there are not three channels.
+    """
+    if frames.dim() < 3 or frames.shape[-3] != 3:
+        refuse(op, "frames", "of shape (..., 3, H, W)", tuple(frames.shape))
+    lab = rgb_to_lab(frames) / 100
+    return lab[..., :1, :, :], lab[..., 1:, :, :]
