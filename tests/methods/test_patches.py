@@ -11,6 +11,7 @@ import torch
 from sslkern.methods.parts.patches import (
     PatchEmbedding,
     patchify,
+    random_blocks,
     random_patches,
     sincos_positions,
     unpatchify,
@@ -128,3 +129,21 @@ def test_bad_tensors_are_refused() -> None:
         embed(images(), mask=torch.zeros(3, 6, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"expected patches to be of shape \(B, 6, 8\)"):
         unpatchify(torch.zeros(1, 5, 8), 2, (2, 4, 6))
+
+
+def test_blocks_are_rectangles_of_about_the_asked_size() -> None:
+    torch.manual_seed(0)
+    blocks = random_blocks(500, (6, 8), (0.1, 0.4), torch.device("cpu")).view(500, 6, 8)
+    for block in blocks:
+        rows, columns = block.any(1), block.any(0)
+        assert torch.equal(block, rows[:, None] & columns)
+        for line in (rows, columns):
+            places = line.nonzero().flatten()
+            assert int(line.sum()) == int(places[-1] - places[0] + 1) > 0
+    areas = blocks.sum((1, 2)) / 48
+    assert 0.15 < float(areas.mean()) < 0.3
+    assert len(areas.unique()) > 5
+
+
+def test_whole_grid_is_a_block() -> None:
+    assert bool(random_blocks(20, (1, 1), (1.0, 1.0), torch.device("cpu")).all())

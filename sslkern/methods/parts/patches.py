@@ -14,6 +14,10 @@ WAVELENGTH = 10_000.0
 """What the wavelengths of the sines rise to, in patches per radian, from one on."""
 
 
+_PROPORTION = 0.3
+"""Least ratio of the sides of a block."""
+
+
 def patchify(images: Tensor, size: int) -> Tensor:
     """Cut images into patches without overlap, row by row.
 
@@ -242,3 +246,59 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     if index.dim() != 2 or len(index) != len(tokens):
         refuse(_OP, "keep", f"of shape ({len(tokens)}, M)", f"shape {tuple(index.shape)}")
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def random_blocks(
+    batch: int,
+    grid: tuple[int, int],
+    ratio: tuple[float, float],
+    device: torch.device,
+) -> Tensor:
+    """A rectangle of patches of each image, from torch's global generator.
+
+    Its area is uniform between the two shares of the grid, the logarithm of its proportions
+    uniform between 0.3 and 1 / 0.3; then its sides are rounded and cut to the grid, to at least
+    one patch.
+
+    Args:
+        batch: Number B of images.
+        grid: Rows and columns of patches.
+        ratio: Least and largest share of the patches.
+        device: Where to draw.
+
+    Returns:
+        (B, L) bool, true in the rectangle.
+    """
+    share, shape, *place = torch.rand(4, batch, 1, device=device)
+    area = (ratio[0] + (ratio[1] - ratio[0]) * share) * grid[0] * grid[1]
+    aspect = _PROPORTION ** (2 * shape - 1)
+    inside = []
+    for side, size, at in zip((area * aspect, area / aspect), grid, place, strict=True):
+        length = side.sqrt().round().clamp(1, size)
+        first = (at * (size - length + 1)).floor()
+        cell = torch.arange(size, device=device)
+        inside.append((cell >= first) & (cell < first + length))
+    rows, columns = inside
+    block: Tensor = rows[:, :, None] & columns[:, None, :]
+    return block.flatten(1)
+
+
+def encode_tokens(encoder: nn.Module, tokens: Tensor, op: str) -> Tensor:
+    """What a transformer makes of tokens (B, L, D).
+
+    Raises:
+        ValueError: If it returns another shape.
+    """
+    encoded: Tensor = encoder(tokens)
+    if encoded.shape != tokens.shape:
+        requirement = f"a module that returns the shape {tuple(tokens.shape)}"
+        refuse(op, "encoder", requirement, tuple(encoded.shape))
+    return encoded
+
+
+class ClsToken(nn.Module):
+    """The first token of each sequence, (B, L, D) -> (B, D)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Leave out the tokens of the patches."""
+        return tokens[:, 0]
