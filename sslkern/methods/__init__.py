@@ -5,14 +5,19 @@ from sslkern.methods.causal_lm import CausalLM
 from sslkern.methods.clip import CLIP
 from sslkern.methods.color_tracking import ColorTracking
 from sslkern.methods.colorization import Colorization
+from sslkern.methods.context_encoder import ContextEncoder
 from sslkern.methods.contrastive_random_walk import ContrastiveRandomWalk
 from sslkern.methods.cpc import CPC
+from sslkern.methods.denoising_autoencoder import DenoisingAutoencoder
 from sslkern.methods.densecl import DenseCL
 from sslkern.methods.dino import DINO
+from sslkern.methods.gan import GAN
+from sslkern.methods.ibot import IBOT
 from sslkern.methods.jigsaw import Jigsaw
 from sslkern.methods.mae import MAE
 from sslkern.methods.method import Method
 from sslkern.methods.moco import MoCo
+from sslkern.methods.moco_v3 import MoCoV3
 from sslkern.methods.msn import MSN
 from sslkern.methods.parts.dino_head import DINOHead
 from sslkern.methods.parts.heads import mlp
@@ -28,6 +33,7 @@ from sslkern.methods.siglip import SigLIP
 from sslkern.methods.simclr import SimCLR
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
+from sslkern.methods.vae import VAE
 from sslkern.methods.xlm import XLM
 from sslkern.ops.tico import TiCoState
 
@@ -36,18 +42,24 @@ __all__ = [
     "CLIP",
     "CPC",
     "DINO",
+    "GAN",
+    "IBOT",
     "MAE",
     "MSN",
+    "VAE",
     "XLM",
     "CausalLM",
     "ColorTracking",
     "Colorization",
+    "ContextEncoder",
     "ContrastiveRandomWalk",
     "DINOHead",
+    "DenoisingAutoencoder",
     "DenseCL",
     "Jigsaw",
     "Method",
     "MoCo",
+    "MoCoV3",
     "PatchLocalization",
     "PixPro",
     "Prototypes",
