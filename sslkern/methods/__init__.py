@@ -26,6 +26,7 @@ from sslkern.methods.parts.queue import Queue
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
 from sslkern.methods.patch_localization import PatchLocalization
+from sslkern.methods.pcl import PCL
 from sslkern.methods.pixpro import PixPro
 from sslkern.methods.ressl import ReSSL
 from sslkern.methods.rotation import Rotation
@@ -46,6 +47,7 @@ __all__ = [
     "IBOT",
     "MAE",
     "MSN",
+    "PCL",
     "VAE",
     "XLM",
     "CausalLM",
