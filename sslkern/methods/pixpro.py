@@ -117,7 +117,8 @@ class PixPro(Method):
         """Cells (B, S, D) as sums of the transformed cells that they resemble."""
         x, value = F.normalize(rows, dim=2), F.normalize(self.value(rows), dim=2)
         similarity = (x @ x.transpose(1, 2)).clamp_min(0)
-        return similarity.pow(self.sharpness) @ value
+        propagated: Tensor = similarity.pow(self.sharpness) @ value
+        return propagated
 
     def update(self, progress: float = 0.0) -> None:
         """Move the momentum encoder, after a step of the optimizer."""
@@ -141,7 +142,8 @@ def same_place(crop_a: Tensor, crop_b: Tensor, grid: tuple[int, int], radius: fl
     (center_a, diagonal_a), (center_b, diagonal_b) = (_centers(c, grid) for c in (crop_a, crop_b))
     offset = center_a[:, :, None] - center_b[:, None]
     distance = torch.linalg.vector_norm(offset, dim=3)
-    return distance / torch.maximum(diagonal_a, diagonal_b)[:, None, None] < radius
+    positive: Tensor = distance / torch.maximum(diagonal_a, diagonal_b)[:, None, None] < radius
+    return positive
 
 
 def _centers(crop: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
