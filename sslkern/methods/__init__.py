@@ -8,8 +8,11 @@ from sslkern.methods.colorization import Colorization
 from sslkern.methods.context_encoder import ContextEncoder
 from sslkern.methods.contrastive_random_walk import ContrastiveRandomWalk
 from sslkern.methods.cpc import CPC
+from sslkern.methods.deepcluster import DeepCluster
+from sslkern.methods.deepcluster_v2 import DeepClusterV2
 from sslkern.methods.denoising_autoencoder import DenoisingAutoencoder
 from sslkern.methods.densecl import DenseCL
+from sslkern.methods.detco import DetCo
 from sslkern.methods.dino import DINO
 from sslkern.methods.gan import GAN
 from sslkern.methods.ibot import IBOT
@@ -30,8 +33,11 @@ from sslkern.methods.pcl import PCL
 from sslkern.methods.pixpro import PixPro
 from sslkern.methods.ressl import ReSSL
 from sslkern.methods.rotation import Rotation
+from sslkern.methods.sela import SeLa
 from sslkern.methods.siglip import SigLIP
 from sslkern.methods.simclr import SimCLR
+from sslkern.methods.simclr_v2 import SimCLRv2
+from sslkern.methods.simclr_v2_distillation import SimCLRDistillation
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
 from sslkern.methods.vae import VAE
@@ -56,8 +62,11 @@ __all__ = [
     "ContextEncoder",
     "ContrastiveRandomWalk",
     "DINOHead",
+    "DeepCluster",
+    "DeepClusterV2",
     "DenoisingAutoencoder",
     "DenseCL",
+    "DetCo",
     "Jigsaw",
     "Method",
     "MoCo",
@@ -68,8 +77,11 @@ __all__ = [
     "Queue",
     "ReSSL",
     "Rotation",
+    "SeLa",
     "SigLIP",
     "SimCLR",
+    "SimCLRDistillation",
+    "SimCLRv2",
     "SupCon",
     "SwAV",
     "Teacher",

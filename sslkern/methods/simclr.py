@@ -63,7 +63,8 @@ class SimCLR(Method):
         loss: Loss = ntxent_loss,
     ) -> None:
         super().__init__()
-        check_positive_number(temperature, "temperature", "SimCLR")
+        self.op = type(self).__name__
+        check_positive_number(temperature, "temperature", self.op)
         self.encoder = encoder
         self.feature_dim = feature_dim
         self.head = mlp([feature_dim, hidden_dim or feature_dim, projection_dim])
@@ -84,7 +85,7 @@ class SimCLR(Method):
             ValueError: If the views differ in shape, or the encoder returns something else than
                 (2B, feature_dim) for them.
         """
-        check_views((view_a, view_b), "SimCLR")
-        h = encode_views(self.encoder, (view_a, view_b), self.feature_dim, "SimCLR")
+        check_views((view_a, view_b), self.op)
+        h = encode_views(self.encoder, (view_a, view_b), self.feature_dim, self.op)
         z_a, z_b = self.head(h).chunk(2)
         return self.loss(z_a, z_b, self.temperature)
