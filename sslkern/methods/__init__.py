@@ -8,6 +8,7 @@ from sslkern.methods.colorization import Colorization
 from sslkern.methods.context_encoder import ContextEncoder
 from sslkern.methods.contrastive_random_walk import ContrastiveRandomWalk
 from sslkern.methods.cpc import CPC
+from sslkern.methods.dcl import DCL
 from sslkern.methods.deepcluster import DeepCluster
 from sslkern.methods.deepcluster_v2 import DeepClusterV2
 from sslkern.methods.denoising_autoencoder import DenoisingAutoencoder
@@ -48,6 +49,7 @@ __all__ = [
     "BERT",
     "CLIP",
     "CPC",
+    "DCL",
     "DINO",
     "GAN",
     "IBOT",

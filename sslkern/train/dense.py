@@ -23,6 +23,41 @@ class MapEncoder(ConvEncoder):
         return self.maps(images)
 
 
+class LevelEncoder(ConvEncoder):
+    """A `ConvEncoder` whose output is a list, of the mean of the maps of each convolution.
+
+    Attributes:
+        level_dims: Width of each.
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int = 32) -> None:
+        super().__init__(shape, width)
+        convolutions = [x for x in self.layers if isinstance(x, nn.Conv1d | nn.Conv2d)]
+        self.level_dims = [convolution.out_channels for convolution in convolutions]
+
+    def forward(self, images: Tensor) -> list[Tensor]:  # type: ignore[override]
+        """Map images (B, C, ...), of any size, to features (B, level_dims[i]) each."""
+        levels = []
+        for layer in list(self.layers)[:-1]:
+            images = layer(images)
+            if isinstance(layer, nn.ReLU):
+                levels.append(images.flatten(2).mean(2))
+        return levels
+
+
+class FlatMaps(nn.Module):
+    """The last maps of a `ConvEncoder` as features (B, D), whatever its output is."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images to features (B, D)."""
+        assert isinstance(self.encoder, ConvEncoder)
+        return self.encoder.maps(images).flatten(1)
+
+
 def map_encoder(samples: LabelledImages) -> MapEncoder:
     """The encoder for the images of a data set."""
     return MapEncoder(tuple(samples.images.shape[1:]))
@@ -44,16 +79,11 @@ def probe_maps(
     method: Method, train: LabelledImages, test: LabelledImages, generator: torch.Generator
 ) -> Measures:
     """Accuracies of probes on the frozen encoder's maps."""
-    return probe_features(_flat(method.encoder), train, test, generator)
+    return probe_features(FlatMaps(method.encoder), train, test, generator)
 
 
 def embed_maps(method: Method, samples: LabelledImages) -> tuple[Tensor, Tensor]:
     """Maps of two views of each image as features, always the same views."""
     index, generator = torch.arange(len(samples)), torch.Generator().manual_seed(0)
     view_a, view_b = two_views(samples, index, generator)
-    return encode(_flat(method.encoder), view_a), encode(_flat(method.encoder), view_b)
-
-
-def _flat(encoder: nn.Module) -> nn.Module:
-    """The encoder with its maps as features (B, D)."""
-    return nn.Sequential(encoder, nn.Flatten())
+    return encode(FlatMaps(method.encoder), view_a), encode(FlatMaps(method.encoder), view_b)
