@@ -41,6 +41,7 @@ from sslkern.methods.simclr_v2 import SimCLRv2
 from sslkern.methods.simclr_v2_distillation import SimCLRDistillation
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
+from sslkern.methods.time_cycle import TimeCycle
 from sslkern.methods.vae import VAE
 from sslkern.methods.xlm import XLM
 from sslkern.ops.tico import TiCoState
@@ -88,6 +89,7 @@ __all__ = [
     "SwAV",
     "Teacher",
     "TiCoState",
+    "TimeCycle",
     "UnigramSampler",
     "mlp",
 ]

@@ -24,12 +24,12 @@ def save_grid(rows: Mapping[str, Tensor], path: Path) -> None:
         path: The file; replaced if it exists.
     """
     width = min(SHOWN, max(len(images) for images in rows.values()))
-    figure = Figure(figsize=(1.2 + 0.9 * width, len(rows)), layout="constrained")
+    figure = Figure(figsize=(0.9 * width, 1.3 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
         strip = side_by_side(images[:width].detach().float().clamp(0, 1))
         axes.imshow(strip.squeeze(2).numpy(), cmap="gray_r", vmin=0, vmax=1)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set_title(name, loc="left", fontsize="medium")
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(False)

@@ -9,6 +9,7 @@ from sslkern.data import LabelledImages
 from sslkern.methods import Colorization
 from sslkern.methods.colorization import color_counts
 from sslkern.methods.parts.colors import rgb_to_lab
+from sslkern.train.generation import plain_images
 from sslkern.train.pictures import SHOWN, save_grid
 from sslkern.train.recipe import Evidence, Measures, Recipe
 
@@ -32,10 +33,6 @@ def encoder() -> nn.Sequential:
             nn.ReLU(),
         ]
     return nn.Sequential(*layers)
-
-
-def images(samples: LabelledImages, index: Tensor, generator: torch.Generator) -> tuple[Tensor]:
-    return (samples.images[index],)
 
 
 def measure(
@@ -65,7 +62,7 @@ def pictures(
     shown = test.images[:SHOWN]
     seen = (rgb_to_lab(shown)[:, :1] / 100).expand(-1, 3, -1, -1)
     save_grid(
-        {"seen": seen, "coloured": model.colorize(shown), "image": shown}, folder / "colors.png"
+        {"seen": seen, "colored": model.colorize(shown), "image": shown}, folder / "colors.png"
     )
 
 
@@ -73,7 +70,7 @@ RECIPE = Recipe(
     "Colorization",
     data=("photos",),
     build=build,
-    batch=images,
+    batch=plain_images,
     measure=measure,
     evidence=Evidence("error", 8.0, higher=False),
     options={"bin_size": 20.0, "rebalance": True},
