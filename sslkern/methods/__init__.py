@@ -1,6 +1,7 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
 from sslkern.methods.bert import BERT
+from sslkern.methods.byol import BYOL
 from sslkern.methods.causal_lm import CausalLM
 from sslkern.methods.clip import CLIP
 from sslkern.methods.color_tracking import ColorTracking
@@ -20,6 +21,7 @@ from sslkern.methods.ibot import IBOT
 from sslkern.methods.jigsaw import Jigsaw
 from sslkern.methods.mae import MAE
 from sslkern.methods.method import Method
+from sslkern.methods.micle import MICLe, draw_partners
 from sslkern.methods.moco import MoCo
 from sslkern.methods.moco_v3 import MoCoV3
 from sslkern.methods.msn import MSN
@@ -39,6 +41,7 @@ from sslkern.methods.siglip import SigLIP
 from sslkern.methods.simclr import SimCLR
 from sslkern.methods.simclr_v2 import SimCLRv2
 from sslkern.methods.simclr_v2_distillation import SimCLRDistillation
+from sslkern.methods.simsiam import SimSiam
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
 from sslkern.methods.time_cycle import TimeCycle
@@ -48,6 +51,7 @@ from sslkern.ops.tico import TiCoState
 
 __all__ = [
     "BERT",
+    "BYOL",
     "CLIP",
     "CPC",
     "DCL",
@@ -71,6 +75,7 @@ __all__ = [
     "DenseCL",
     "DetCo",
     "Jigsaw",
+    "MICLe",
     "Method",
     "MoCo",
     "MoCoV3",
@@ -85,11 +90,13 @@ __all__ = [
     "SimCLR",
     "SimCLRDistillation",
     "SimCLRv2",
+    "SimSiam",
     "SupCon",
     "SwAV",
     "Teacher",
     "TiCoState",
     "TimeCycle",
     "UnigramSampler",
+    "draw_partners",
     "mlp",
 ]

@@ -13,7 +13,8 @@ from sslkern.methods.parts.heads import mlp
 from sslkern.methods.parts.maps import cells, encode_maps
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.ops._common import check_positive_number, check_same_device, check_tensor, refuse
-from sslkern.ops._embeddings import check_count, check_not_negative
+from sslkern.ops._embeddings import check_count, check_not_negative, full_precision
+from sslkern.reference._common import to_working_dtype
 
 
 class PixPro(Method):
@@ -158,7 +159,9 @@ def _centers(crop: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def _consistency(y: Tensor, x: Tensor, positive: Tensor) -> Tensor:
     """-2 times the mean cosine of the positives, averaged over the images."""
-    cosines = F.normalize(y, dim=2) @ F.normalize(x, dim=2).transpose(1, 2)
+    y, x = (F.normalize(to_working_dtype(rows), dim=2) for rows in (y, x))
+    with full_precision(y):
+        cosines = y @ x.transpose(1, 2)
     weight = positive.to(cosines.dtype)
     means = (cosines * weight).sum((1, 2)) / (weight.sum((1, 2)) + 1e-6)
     return -2 * means.mean()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sslkern.methods import PixPro
 from sslkern.methods.pixpro import same_place
+from sslkern.train.recipes.pixpro import random_crop
 
 CHANNELS, ROWS, COLUMNS = 7, 2, 4
 
@@ -120,6 +121,20 @@ def test_teacher_gets_no_gradient() -> None:
     model(*image_batches()[0], *crops(6, 0)).backward()
     assert all(p.grad is None for p in model.teacher.parameters())
     assert all(p.grad is not None for p in model.trainable())
+
+
+def test_the_recipe_tells_where_its_crops_are() -> None:
+    """A picture of its own x, and one of its own y: the means are the centers of the crops."""
+    middles = (torch.arange(64) + 0.5) / 64
+    y, x = torch.meshgrid(middles, middles, indexing="ij")
+    images = torch.stack([x, y])[None].expand(20, 2, 64, 64)
+    views, crop = random_crop(images, torch.Generator().manual_seed(0))
+    assert torch.all(crop[:, :2] >= 0)
+    assert torch.all(crop[:, 2:] <= 1)
+    centers = (crop[:, :2] + crop[:, 2:]) / 2
+    torch.testing.assert_close(views.mean((2, 3)), centers, rtol=0, atol=0.02)
+    left = crop[:, 0] + (crop[:, 2] - crop[:, 0]) / 8
+    torch.testing.assert_close(views[:, 0, :, :16].mean((1, 2)), left, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize(
