@@ -47,5 +47,5 @@ RECIPE = image_recipe(
     options={"clusters": 30, "components": 32},
     evidence=Evidence("linear", 0.03),
     batch_size=64,
-    quick=15,
+    quick=12,
 )

@@ -47,5 +47,5 @@ RECIPE = image_recipe(
     options={"temperature": 0.1, "projection_dim": 64, "clusterings": 3, "prototypes": 60},
     evidence=Evidence("linear", 0.03),
     batch_size=64,
-    quick=15,
+    quick=12,
 )

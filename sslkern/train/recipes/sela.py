@@ -34,5 +34,5 @@ RECIPE = image_recipe(
     options={"clusters": 60, "heads": 4, "sharpness": 25.0},
     evidence=Evidence("linear", 0.03),
     batch_size=64,
-    quick=15,
+    quick=12,
 )
