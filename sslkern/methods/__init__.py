@@ -1,5 +1,6 @@
 """Self-supervised methods around the user's encoder, and the state that they share."""
 
+from sslkern.methods.barlow_twins import BarlowTwins
 from sslkern.methods.bert import BERT
 from sslkern.methods.byol import BYOL
 from sslkern.methods.causal_lm import CausalLM
@@ -18,10 +19,12 @@ from sslkern.methods.detco import DetCo
 from sslkern.methods.dino import DINO
 from sslkern.methods.gan import GAN
 from sslkern.methods.ibot import IBOT
+from sslkern.methods.instdisc import InstDisc
 from sslkern.methods.jigsaw import Jigsaw
 from sslkern.methods.mae import MAE
 from sslkern.methods.method import Method
 from sslkern.methods.micle import MICLe, draw_partners
+from sslkern.methods.mmcr import MMCR
 from sslkern.methods.moco import MoCo
 from sslkern.methods.moco_v3 import MoCoV3
 from sslkern.methods.msn import MSN
@@ -44,8 +47,13 @@ from sslkern.methods.simclr_v2_distillation import SimCLRDistillation
 from sslkern.methods.simsiam import SimSiam
 from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
+from sslkern.methods.tico import TiCo
 from sslkern.methods.time_cycle import TimeCycle
+from sslkern.methods.uvc import UVC
 from sslkern.methods.vae import VAE
+from sslkern.methods.vicreg import VICReg
+from sslkern.methods.wmse import WMSE
+from sslkern.methods.word2vec import Word2Vec
 from sslkern.methods.xlm import XLM
 from sslkern.ops.tico import TiCoState
 
@@ -59,10 +67,14 @@ __all__ = [
     "GAN",
     "IBOT",
     "MAE",
+    "MMCR",
     "MSN",
     "PCL",
+    "UVC",
     "VAE",
+    "WMSE",
     "XLM",
+    "BarlowTwins",
     "CausalLM",
     "ColorTracking",
     "Colorization",
@@ -74,6 +86,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "DenseCL",
     "DetCo",
+    "InstDisc",
     "Jigsaw",
     "MICLe",
     "Method",
@@ -94,9 +107,12 @@ __all__ = [
     "SupCon",
     "SwAV",
     "Teacher",
+    "TiCo",
     "TiCoState",
     "TimeCycle",
     "UnigramSampler",
+    "VICReg",
+    "Word2Vec",
     "draw_partners",
     "mlp",
 ]
