@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sslkern.methods.parts.colors import rgb_to_lab
@@ -43,3 +44,19 @@ def split_lab(frames: Tensor, op: str) -> tuple[Tensor, Tensor]:
         refuse(op, "frames", "of shape (..., 3, H, W)", tuple(frames.shape))
     lab = rgb_to_lab(frames) / 100
     return lab[..., :1, :, :], lab[..., 1:, :, :]
+
+
+def centers(height: int, width: int) -> Tensor:
+    """Places x, y (height width, 2) of the cells of a map, in float64; the map is [-1, 1]."""
+    sides = (torch.arange(side, dtype=torch.float64) for side in (height, width))
+    y, x = ((2 * cell + 1) / len(cell) - 1 for cell in sides)
+    return torch.stack([x.repeat(height), y.repeat_interleave(width)], 1)
+
+
+def draw_squares(maps: Tensor, size: int) -> Tensor:
+    """Centers x, y (B, 2), in [-1, 1], of random squares of whole cells of maps (B, C, h, w)."""
+    shifts = []
+    for side in maps.shape[:1:-1]:
+        corner = torch.randint(side - size + 1, (len(maps),), device=maps.device)
+        shifts.append((2 * corner + size - side).to(maps.dtype) / side)
+    return torch.stack(shifts, 1)
