@@ -21,6 +21,7 @@ from sslkern.methods.gan import GAN
 from sslkern.methods.ibot import IBOT
 from sslkern.methods.instdisc import InstDisc
 from sslkern.methods.jigsaw import Jigsaw
+from sslkern.methods.joint_embedding import JointEmbedding
 from sslkern.methods.mae import MAE
 from sslkern.methods.method import Method
 from sslkern.methods.micle import MICLe, draw_partners
@@ -49,9 +50,11 @@ from sslkern.methods.supcon import SupCon
 from sslkern.methods.swav import SwAV
 from sslkern.methods.tico import TiCo
 from sslkern.methods.time_cycle import TimeCycle
+from sslkern.methods.triplet import Triplet
 from sslkern.methods.uvc import UVC
 from sslkern.methods.vae import VAE
 from sslkern.methods.vicreg import VICReg
+from sslkern.methods.video_triplet import VideoTriplet
 from sslkern.methods.wmse import WMSE
 from sslkern.methods.word2vec import Word2Vec
 from sslkern.methods.xlm import XLM
@@ -88,6 +91,7 @@ __all__ = [
     "DetCo",
     "InstDisc",
     "Jigsaw",
+    "JointEmbedding",
     "MICLe",
     "Method",
     "MoCo",
@@ -110,8 +114,10 @@ __all__ = [
     "TiCo",
     "TiCoState",
     "TimeCycle",
+    "Triplet",
     "UnigramSampler",
     "VICReg",
+    "VideoTriplet",
     "Word2Vec",
     "draw_partners",
     "mlp",
