@@ -159,7 +159,13 @@ def measure_tracking(
     method: Method, train: Video, test: Video, generator: torch.Generator
 ) -> Measures:
     """Scores of masks that are propagated by the encoder's features."""
-    return score(track(method.encoder, some(test)), some(test))
+    return score(track(maps_of(method), some(test)), some(test))
+
+
+def maps_of(method: Method) -> nn.Module:
+    """What makes the maps: the encoder, or that part of one for patches."""
+    encoder = method.encoder
+    return encoder if isinstance(encoder, FrameEncoder) else encoder.get_submodule("maps")
 
 
 def copy_first(train: Video, test: Video, generator: torch.Generator) -> Measures:
@@ -202,7 +208,7 @@ def windows(samples: Video, index: Tensor, generator: torch.Generator) -> Tensor
 def draw_masks(method: Method, train: Video, test: Video, folder: Path) -> None:
     """A PNG of clips with the propagated masks and with the true ones."""
     video = test.take(torch.arange(min(SHOWN, len(test))))
-    found = track(method.encoder, video)
+    found = track(maps_of(method), video)
     rows = {
         "gray": gray(video.frames).expand_as(video.frames),
         "propagated": paint(video, found),
