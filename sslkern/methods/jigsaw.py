@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from sslkern.methods.parts.heads import mlp
-from sslkern.methods.parts.pretext import PretextTask, crop_at
-from sslkern.ops._common import check_tensor, refuse
+from sslkern.methods.parts.jigsaw import check_grid, cut_tiles
+from sslkern.methods.parts.pretext import PretextTask
+from sslkern.ops._common import refuse
 from sslkern.ops._embeddings import check_count
 
 _OP = "Jigsaw"
@@ -75,9 +76,7 @@ class Jigsaw(PretextTask):
         normalize_tiles: bool = True,
     ) -> None:
         super().__init__()
-        check_count(tile_size, "tile_size", _OP)
-        if grid not in (2, 3):
-            refuse(_OP, "grid", "2 or 3", grid)
+        check_grid(grid, tile_size, _OP)
         self.encoder = encoder
         self.feature_dim = feature_dim
         self.tile_size = tile_size
@@ -111,18 +110,7 @@ class Jigsaw(PretextTask):
 
     def _cut(self, images: Tensor) -> Tensor:
         """Tiles (B, T, C, P, P) in the order of the cells, row by row."""
-        check_tensor(images, "images", _OP)
-        least = self.grid * self.tile_size
-        if images.dim() != 4 or min(images.shape[2:]) < least or len(images) == 0:
-            requirement = f"of shape (B, C, H, W) with sides of at least {least}"
-            refuse(_OP, "images", requirement, f"shape {tuple(images.shape)}")
-        sides = torch.tensor(images.shape[2:], device=images.device) // self.grid
-        cell = torch.arange(self.grid**2, device=images.device)
-        origin = torch.stack([cell // self.grid, cell % self.grid]) * sides[:, None]
-        room = (sides - self.tile_size + 1)[:, None, None]
-        draw = torch.rand(2, self.grid**2, len(images), device=images.device)
-        corners = origin[..., None] + (draw * room).long()
-        tiles = torch.stack([crop_at(images, c, self.tile_size) for c in corners.unbind(1)], 1)
+        tiles = cut_tiles(images, self.grid, self.tile_size, _OP)
         if not self.normalize_tiles:
             return tiles
         variance, mean = torch.var_mean(tiles, (2, 3, 4), correction=0, keepdim=True)
