@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sslkern.methods.method import Method, check_views, encode_views
 from sslkern.methods.parts.schedules import check_share
-from sslkern.ops._common import check_positive_number, refuse
+from sslkern.ops._common import accumulate_dtype, check_positive_number, refuse
 from sslkern.ops._embeddings import check_count
 
 
@@ -89,8 +89,9 @@ class VideoTriplet(Method):
             requirement = f"of more tracks than the {self.negatives} negatives"
             refuse("VideoTriplet", "a batch", requirement, len(first))
         features = encode_views(self.encoder, (first, last), self.feature_dim, "VideoTriplet")
-        anchors, others = F.normalize(features, dim=1).chunk(2)
-        distance = 1 - anchors @ others.T
+        rows = F.normalize(features.to(accumulate_dtype(features)), dim=1)
+        with torch.autocast(rows.device.type, enabled=False):
+            distance = 1 - rows[: len(first)] @ rows[len(first) :].T
         near = distance.diagonal()[:, None]
         far = distance.gather(1, self._choose(distance.detach()))
         return (near - far + self.margin).relu().mean()
