@@ -37,6 +37,7 @@ from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
 from sslkern.methods.patch_localization import PatchLocalization
 from sslkern.methods.pcl import PCL
+from sslkern.methods.pirl import PIRL
 from sslkern.methods.pixpro import PixPro
 from sslkern.methods.ressl import ReSSL
 from sslkern.methods.rotation import Rotation
@@ -73,6 +74,7 @@ __all__ = [
     "MMCR",
     "MSN",
     "PCL",
+    "PIRL",
     "UVC",
     "VAE",
     "WMSE",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from sslkern.train.encoder import ConvEncoder
+from sslkern.train.tiles import AnySizeEncoder
 
 
-def centered(encoder: ConvEncoder) -> nn.Sequential:
+def centered(encoder: ConvEncoder | AnySizeEncoder) -> nn.Sequential:
     """The encoder with its features centered and scaled.
 
     Untrained features behind a ReLU point about the same way for all images. A memory that has been
