@@ -117,10 +117,15 @@ class Word2Vec(Method):
             weight = there.flatten()
             query = self.encoder(center).repeat_interleave(context.shape[1], 0)
             positive = known.flatten()
-        negative = self.noise.sample((len(positive), self.negatives)).to(positive.device)
+        negative = self.draw(len(positive)).to(positive.device)
         return negative_sampling_loss(
             query, self.output.to(query.dtype), positive, negative, weight=weight.to(query.dtype)
         )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def draw(self, count: int) -> Tensor:
+        """Noise words (count, K), on the device of the counts; outside of compiled graphs."""
+        return self.noise.sample((count, self.negatives))
 
     def mean_vector(self, words: Tensor, there: Tensor) -> Tensor:
         """Mean (B, D) of the vectors of those words (B, W) that are there; 0 where none is."""
