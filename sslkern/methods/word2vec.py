@@ -37,7 +37,7 @@ class Word2Vec(Method):
     The K noise words come from the words' counts to the power of 3/4, drawn from torch's global
     generator. At the start u is 0, so the loss is :math:`(K + 1) \ln 2`, and v is even between
     :math:`-1/2D` and :math:`1/2D`, as in the authors' code. A noise word that is p by chance counts
-    as drawn; that code draws another. Windows of random size and leaving out frequent words are the
+    as drawn; that code leaves it out. Windows of random size and leaving out frequent words are the
     business of whoever makes the batches: `sslkern.train.windows.windows` does both.
 
     There is no encoder but the table of vectors, ``model.encoder``.
