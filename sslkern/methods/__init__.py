@@ -19,6 +19,7 @@ from sslkern.methods.detco import DetCo
 from sslkern.methods.dino import DINO
 from sslkern.methods.gan import GAN
 from sslkern.methods.ibot import IBOT
+from sslkern.methods.infomin import InfoMin
 from sslkern.methods.instdisc import InstDisc
 from sslkern.methods.jigsaw import Jigsaw
 from sslkern.methods.joint_embedding import JointEmbedding
@@ -91,6 +92,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "DenseCL",
     "DetCo",
+    "InfoMin",
     "InstDisc",
     "Jigsaw",
     "JointEmbedding",

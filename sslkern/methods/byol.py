@@ -17,8 +17,8 @@ class BYOL(ProjectedMethod):
 
     with the student's projections z and its predictor p, and the projections z' of the teacher, an
     average of the students before that takes no gradient. Its momentum rises to one along a
-    cosine. Each view is encoded on its own. The sum of both directions, from 0 to 8, is that of the paper's code; some libraries
-    take half of it, or the negative cosine.
+    cosine. Each view is encoded on its own. The sum of both directions, from 0 to 8, is that of
+    the paper's code; some libraries take half of it, or the negative cosine.
 
     Args:
         encoder: Maps views (B, ...) to features (B, feature_dim).

@@ -67,8 +67,10 @@ def crossed_cosine(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> 
         Scalar from -2 to 2: the sum of the means of both directions.
     """
     directions = zip(predictions, reversed(targets), strict=True)
-    return torch.stack([_unit(p).mul(_unit(t.detach())).sum(1).mean() for p, t in directions]).sum()
+    cosines = [(unit_rows(p) * unit_rows(t.detach())).sum(1).mean() for p, t in directions]
+    return torch.stack(cosines).sum()
 
 
-def _unit(z: Tensor) -> Tensor:
+def unit_rows(z: Tensor) -> Tensor:
+    """Rows (N, D) at unit norm, float64 for float64, else float32."""
     return normalize_rows(to_working_dtype(z))

@@ -25,5 +25,5 @@ RECIPE = image_recipe(
     options={"hidden_dim": 256, "projection_dim": 64, "momentum": 0.97},
     evidence=Evidence("linear", 0.02),
     batch_size=64,
-    quick=15,
+    quick=12,
 )

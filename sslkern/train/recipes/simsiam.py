@@ -20,5 +20,5 @@ RECIPE = image_recipe(
     options={"projection_dim": 256, "hidden_dim": 64},
     evidence=Evidence("linear", 0.02),
     batch_size=64,
-    quick=15,
+    quick=12,
 )
