@@ -30,6 +30,7 @@ from sslkern.methods.mmcr import MMCR
 from sslkern.methods.moco import MoCo
 from sslkern.methods.moco_v3 import MoCoV3
 from sslkern.methods.msn import MSN
+from sslkern.methods.nnclr import NNCLR
 from sslkern.methods.parts.dino_head import DINOHead
 from sslkern.methods.parts.heads import mlp
 from sslkern.methods.parts.prototypes import Prototypes
@@ -74,6 +75,7 @@ __all__ = [
     "MAE",
     "MMCR",
     "MSN",
+    "NNCLR",
     "PCL",
     "PIRL",
     "UVC",

@@ -72,10 +72,11 @@ class MoCo(Method):
         key_parts: int = 1,
     ) -> None:
         super().__init__()
+        self.op = type(self).__name__
         if version not in (1, 2):
-            refuse("MoCo", "version", "1 or 2 (version 3 is MoCoV3)", version)
+            refuse(self.op, "version", "1 or 2 (version 3 is MoCoV3)", version)
         temperature = (0.07 if version == 1 else 0.2) if temperature is None else temperature
-        check_positive_number(temperature, "temperature", "MoCo")
+        check_positive_number(temperature, "temperature", self.op)
         hidden = [] if version == 1 else [feature_dim]
         self.encoder = encoder
         self.feature_dim = feature_dim
@@ -83,7 +84,7 @@ class MoCo(Method):
         self.teacher = Teacher(nn.Sequential(encoder, self.head), momentum)
         self.queue = Queue(queue_size, projection_dim)
         self.temperature = temperature
-        check_count(key_parts, "key_parts", "MoCo")
+        check_count(key_parts, "key_parts", self.op)
         self.key_parts = key_parts
 
     def forward(self, view_query: Tensor, view_key: Tensor) -> Tensor:
@@ -100,14 +101,22 @@ class MoCo(Method):
             ValueError: If the views differ in shape, hold one sample where a batch norm needs two,
                 or the encoder returns something else than (B, feature_dim).
         """
-        check_views((view_query, view_key), "MoCo", norms=[self.encoder])
-        check_parts(view_key, self.key_parts, "MoCo", self.teacher)
-        query = self.head(encode(self.encoder, view_query, self.feature_dim, "MoCo"))
-        key = nn.functional.normalize(in_parts(self.teacher, view_key, self.key_parts))
-        loss = info_nce_loss(query, key, self.queue.rows, temperature=self.temperature)
+        query, key = self.query_and_key(view_query, view_key)
+        loss = self.contrast(query, key)
         if self.training:
             self.queue.enqueue(key)
         return loss
+
+    def query_and_key(self, view_query: Tensor, view_key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, D), and keys of unit norm, of the checked views."""
+        check_views((view_query, view_key), self.op, norms=[self.encoder])
+        check_parts(view_key, self.key_parts, self.op, self.teacher)
+        query = self.head(encode(self.encoder, view_query, self.feature_dim, self.op))
+        return query, nn.functional.normalize(in_parts(self.teacher, view_key, self.key_parts))
+
+    def contrast(self, query: Tensor, key: Tensor) -> Tensor:
+        """Mean loss of queries against their keys and the queue."""
+        return info_nce_loss(query, key, self.queue.rows, temperature=self.temperature)
 
     def update(self, progress: float = 0.0) -> None:
         """Move the momentum encoder, after a step of the optimizer."""

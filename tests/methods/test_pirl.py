@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from steps import Batch, check_steps, unit
-from torch import Tensor, nn
+from tiles import any_size_encoder, plain_tiles
+from torch import Tensor
 
 from sslkern.methods import PIRL
 
@@ -17,11 +18,9 @@ INDEX = ([0, 3, 4, 8, 1], [3, 2, 1, 0, 7], [5, 6, 0, 2, 8])
 
 def make(samples: int = SAMPLES, **options: Any) -> PIRL:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
-    encoder = nn.Sequential(*layers, nn.Flatten())
     settings = {"projection_dim": 3, "negatives": K, "temperature": 0.3, "momentum": 0.6}
     sizes = {"grid": 2, "tile_size": 2, "jigsaw_weight": 0.3}
-    return PIRL(encoder, 4, samples, **{**settings, **sizes, **options}).double()
+    return PIRL(any_size_encoder(), 4, samples, **{**settings, **sizes, **options}).double()
 
 
 def batches() -> list[Batch]:
@@ -37,25 +36,10 @@ def batches() -> list[Batch]:
     ]
 
 
-def plain_tiles(m: PIRL, view: Tensor) -> Tensor:
-    places = (torch.rand(2, 4, len(view)) * 2).long()
-    tiles = []
-    for i, image in enumerate(view):
-        for cell, (row, column) in enumerate(((0, 0), (0, 3), (3, 0), (3, 3))):
-            top, left = row + int(places[0, cell, i]), column + int(places[1, cell, i])
-            tiles.append(image[:, top : top + 2, left : left + 2])
-    rows = m.tiles.tile_head(m.encoder(torch.stack(tiles))).view(len(view), 4, -1)
-    order = torch.rand(len(view), 4).argsort(1).tolist()
-    joined = torch.stack(
-        [torch.cat([own[i] for i in p]) for own, p in zip(rows, order, strict=True)]
-    )
-    return m.tiles.join(joined)
-
-
 def plain_loss(m: PIRL, view: Tensor, view_jigsaw: Tensor, index: Tensor) -> Tensor:
     z = unit(m.head(m.encoder(view)))
     memory = m.instances.memory.rows
-    z_jigsaw = unit(plain_tiles(m, view_jigsaw))
+    z_jigsaw = unit(plain_tiles(m.tiles, m.encoder, view_jigsaw))
     losses = []
     for embedded in (z, z_jigsaw):
         scores = (embedded @ memory.clone().T / 0.3).exp()
