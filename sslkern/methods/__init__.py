@@ -31,10 +31,18 @@ from sslkern.methods.moco import MoCo
 from sslkern.methods.moco_v3 import MoCoV3
 from sslkern.methods.msn import MSN
 from sslkern.methods.nnclr import NNCLR
+from sslkern.methods.parts.center import Center
 from sslkern.methods.parts.dino_head import DINOHead
 from sslkern.methods.parts.heads import mlp
+from sslkern.methods.parts.kmeans import kmeans
+from sslkern.methods.parts.lars import LARS
+from sslkern.methods.parts.memory import IndexMemory
+from sslkern.methods.parts.monitor import collapse_metrics
+from sslkern.methods.parts.multicrop import encode_crops
+from sslkern.methods.parts.probes import OnlineLinearProbe, knn_predict
 from sslkern.methods.parts.prototypes import Prototypes
 from sslkern.methods.parts.queue import Queue
+from sslkern.methods.parts.schedules import warmup_cosine
 from sslkern.methods.parts.teacher import Teacher
 from sslkern.methods.parts.unigram import UnigramSampler
 from sslkern.methods.patch_localization import PatchLocalization
@@ -72,6 +80,7 @@ __all__ = [
     "DINO",
     "GAN",
     "IBOT",
+    "LARS",
     "MAE",
     "MMCR",
     "MSN",
@@ -84,6 +93,7 @@ __all__ = [
     "XLM",
     "BarlowTwins",
     "CausalLM",
+    "Center",
     "ColorTracking",
     "Colorization",
     "ContextEncoder",
@@ -94,6 +104,7 @@ __all__ = [
     "DenoisingAutoencoder",
     "DenseCL",
     "DetCo",
+    "IndexMemory",
     "InfoMin",
     "InstDisc",
     "Jigsaw",
@@ -102,6 +113,7 @@ __all__ = [
     "Method",
     "MoCo",
     "MoCoV3",
+    "OnlineLinearProbe",
     "PatchLocalization",
     "PixPro",
     "Prototypes",
@@ -125,6 +137,11 @@ __all__ = [
     "VICReg",
     "VideoTriplet",
     "Word2Vec",
+    "collapse_metrics",
     "draw_partners",
+    "encode_crops",
+    "kmeans",
+    "knn_predict",
     "mlp",
+    "warmup_cosine",
 ]
