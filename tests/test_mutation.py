@@ -16,6 +16,9 @@ def test_mutations_of_ptx() -> None:
     assert list(mutation._mutations("setp.lt.s32 \t%p1, %r1, %r2;")) == [
         ("bound", "setp.le.s32 \t%p1, %r1, %r2;")
     ]
+    assert list(mutation._mutations("shfl.sync.bfly.b32 \t%r1|%p1, %r2, 16, 31, -1;")) == [
+        ("shuffle", "mov.b32 %r1, %r2;")
+    ]
     (matrix,) = mutation._mutations("mma.sync.x {%f1}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f1};")
     assert matrix == ("matrix", "mma.sync.x {%f1}, {%r1,%r3,%r2,%r4}, {%r5,%r6}, {%f1};")
     assert not list(mutation._mutations("add.s32 \t%r1, %r2, 1;"))
@@ -24,4 +27,4 @@ def test_mutations_of_ptx() -> None:
 @pytest.mark.parametrize("kind", mutation.MUST_DIE)
 def test_mutants_are_noticed(kind: str) -> None:
     """Of the kernels of NT-Xent in bfloat16, which have every kind."""
-    assert mutation.run("ntxent", "<Bf16", [kind], sample=3, seed=1, dtypes=["bfloat16"]) == []
+    assert mutation.run(["ntxent"], "<Bf16", [kind], sample=3, seed=1, dtypes=["bfloat16"]) == []
