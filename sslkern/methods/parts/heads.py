@@ -52,13 +52,11 @@ def mlp(
 
     Example:
         >>> from sslkern.methods import mlp
-        >>> mlp([512, 512, 128])
-        Sequential(
-          (0): Linear(in_features=512, out_features=512, bias=False)
-          (1): BatchNorm1d(512, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
-          (2): ReLU()
-          (3): Linear(in_features=512, out_features=128, bias=True)
-        )
+        >>> head = mlp([512, 512, 128])
+        >>> [type(layer).__name__ for layer in head]
+        ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
+        >>> [layer.bias is not None for layer in (head[0], head[3])]
+        [False, True]
     """
     if len(dims) < 2:
         refuse("mlp", "dims", "at least two widths", list(dims))
