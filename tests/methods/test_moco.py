@@ -35,7 +35,7 @@ def plain_loss(m: MoCo, view_query: Tensor, view_key: Tensor) -> Tensor:
 def plain_key(m: MoCo, view: Tensor) -> Tensor:
     if m.key_parts == 1:
         return m.teacher.module(view)
-    order = torch.randperm(BATCH).tolist()
+    order = torch.rand(BATCH).argsort().tolist()
     size = BATCH // m.key_parts
     keys: dict[int, Tensor] = {}
     for first in range(0, BATCH, size):
