@@ -25,5 +25,5 @@ RECIPE = image_recipe(
     build,
     options={"projection_dim": 512, "hidden_dim": 256, "lambda_param": 0.0051},
     evidence=Evidence("linear", 0.02),
-    quick=12,
+    quick=15,
 )

@@ -3,8 +3,8 @@
 from sslkern.data import LabelledImages
 from sslkern.methods import BYOL
 from sslkern.train.encoder import image_encoder
-from sslkern.train.images import image_recipe
 from sslkern.train.recipe import Evidence
+from sslkern.train.siamese import siamese_recipe
 
 
 def build(samples: LabelledImages, hidden_dim: int, projection_dim: int, momentum: float) -> BYOL:
@@ -19,11 +19,12 @@ def build(samples: LabelledImages, hidden_dim: int, projection_dim: int, momentu
 
 
 # The momentum is for 14 steps an epoch: the paper's 0.996 is for a million steps.
-RECIPE = image_recipe(
+RECIPE = siamese_recipe(
     "BYOL",
     build,
+    target=lambda model, view: model.teacher(view),
     options={"hidden_dim": 256, "projection_dim": 64, "momentum": 0.97},
-    evidence=Evidence("linear", 0.02),
+    evidence=Evidence("separation", 0.4),
     batch_size=64,
-    quick=12,
+    quick=10,
 )

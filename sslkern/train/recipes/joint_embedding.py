@@ -24,5 +24,5 @@ RECIPE = image_recipe(
     "Joint embedding",
     build,
     options={"projection_dim": 64, "hidden_dim": 256, "margin": 1.0},
-    evidence=Evidence("linear", 0.02),
+    evidence=Evidence("linear", 0.03),
 )

@@ -34,6 +34,6 @@ RECIPE = image_recipe(
     build,
     batch=four_views,
     options={"hidden_dim": 256, "projection_dim": 64, "lmda": 0.0},
-    evidence=Evidence("linear", 0.02),
+    evidence=Evidence("linear", 0.03),
     quick=8,
 )

@@ -3,8 +3,8 @@
 from sslkern.data import LabelledImages
 from sslkern.methods import SimSiam
 from sslkern.train.encoder import image_encoder
-from sslkern.train.images import image_recipe
 from sslkern.train.recipe import Evidence
+from sslkern.train.siamese import siamese_recipe
 
 
 def build(samples: LabelledImages, projection_dim: int, hidden_dim: int) -> SimSiam:
@@ -14,11 +14,12 @@ def build(samples: LabelledImages, projection_dim: int, hidden_dim: int) -> SimS
     )
 
 
-RECIPE = image_recipe(
+RECIPE = siamese_recipe(
     "SimSiam",
     build,
+    target=lambda model, view: model.project(view),
     options={"projection_dim": 256, "hidden_dim": 64},
-    evidence=Evidence("linear", 0.02),
+    evidence=Evidence("separation", 0.7),
     batch_size=64,
     quick=12,
 )

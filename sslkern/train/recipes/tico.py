@@ -32,7 +32,7 @@ RECIPE = image_recipe(
     "TiCo",
     build,
     options={"hidden_dim": 256, "projection_dim": 64, "beta": 0.9, "rho": 8.0, "momentum": 0.97},
-    evidence=Evidence("linear", 0.02),
+    evidence=Evidence("linear", 0.03),
     batch_size=64,
     quick=13,
 )

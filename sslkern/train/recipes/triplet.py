@@ -25,6 +25,7 @@ def build(
 RECIPE = image_recipe(
     "Triplet",
     build,
-    options={"projection_dim": 64, "hidden_dim": 256, "margin": 0.5, "mining": "random"},
+    options={"projection_dim": 64, "hidden_dim": 256, "margin": 1.0, "mining": "random"},
     evidence=Evidence("linear", 0.02),
+    quick=12,
 )

@@ -37,6 +37,6 @@ RECIPE = image_recipe(
         "mu_param": 25.0,
         "nu_param": 1.0,
     },
-    evidence=Evidence("linear", 0.02),
+    evidence=Evidence("linear", 0.03),
     quick=12,
 )

@@ -25,7 +25,7 @@ RECIPE = image_recipe(
     "W-MSE",
     build,
     options={"hidden_dim": 256, "projection_dim": 16, "w_size": 64, "w_iter": 1},
-    evidence=Evidence("linear", 0.02),
+    evidence=Evidence("linear", 0.03),
     batch_size=64,
     quick=14,
 )
