@@ -24,19 +24,15 @@ def run(script: str, epochs: int) -> str:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script_runs(script: str) -> None:
-    lines = run(script, 1).splitlines()
+    lines = run(script, 8 if script == "simclr" else 1).splitlines()
     before, after = (re.fullmatch(r"(before|after): \w+ (\d+\.\d+)", lines[i]) for i in (0, -1))
     assert before
     assert after
     assert (before[1], after[1]) == ("before", "after")
+    if script == "simclr":  # long enough to show
+        assert float(after[2]) > float(before[2]) + 0.03
 
 
 def test_the_common_methods_have_a_script() -> None:
     common = {"simclr", "moco", "swav", "byol", "barlow_twins", "dino", "clip", "mlm"}
     assert common | {"lightning_moco"} == set(SCRIPTS)
-
-
-def test_training_shows_in_the_score() -> None:
-    lines = run("simclr", 8).splitlines()
-    before, after = (float(lines[i].split()[-1]) for i in (0, -1))
-    assert after > before + 0.03
