@@ -15,6 +15,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import sslkern
 from sslkern.methods import Method
 from sslkern.train.recipes import load_recipe, recipe_names
 
@@ -41,16 +42,26 @@ def papers(method: type[Method]) -> str:
 
 
 def operators(method: type[Method]) -> str:
-    """The fused operators that the class and its bases call."""
-    text = "".join(
-        Path(inspect.getfile(base)).read_text()
-        for base in method.__mro__
-        if base.__module__.startswith("sslkern.methods.")
-    )
+    """The public operators that the class calls, itself or by the parts that it is made of."""
+    for base in method.__mro__:
+        if base is Method:
+            break
+        names = _called(Path(inspect.getfile(base)))
+        if names:
+            return ", ".join(f"`{name}`" for name in sorted(names))
+    return "plain torch"
+
+
+def _called(path: Path) -> set[str]:
+    """Names of operators that a module imports, or the shared parts that it imports."""
+    text = path.read_text()
+    parts = re.findall(r"from sslkern\.methods\.parts\.(\w+) import", text)
+    for part in parts:
+        text += (ROOT / "sslkern" / "methods" / "parts" / f"{part}.py").read_text()
     names: set[str] = set()
     for imported in re.findall(r"from sslkern\.ops\.[a-z]\w* import (\([^)]*\)|[^\n]*)", text):
-        names |= set(re.findall(r"\b[a-z][a-z_]+\b", imported)) - {"as"}
-    return ", ".join(f"`{name}`" for name in sorted(names)) or "plain torch"
+        names |= set(re.findall(r"\w+", imported)) & set(sslkern.__all__)
+    return names
 
 
 def row(name: str, results: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ its instruction was reached at all.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import re
@@ -48,10 +49,9 @@ ARCHITECTURE = 80
 # Ragged, of one tile and several, with rows of one, two and many chunks: those stay in shared
 # memory or stream through it.
 SIZES = ((120, 60), (130, 127), (258, 40), (140, 600))
-# Where the length of a row decides: a warp takes it, or a block, or several; and where the columns
-# of a batch are nearly uncorrelated, which takes float64.
+# Where the length of a row decides: a warp takes it, or a block, or several.
 _ROWS = ((6, 8), (130, 127), (258, 40), (20, 300), (60, 300), (20, 700), (30, 700), (9, 4200))
-_COLUMNS = ((6, 8), (130, 127), (140, 300), (520, 8), (1400, 70))
+_COLUMNS = ((6, 8), (130, 127), (140, 300), (69, 70))
 _SAMPLES = ((6, 8), (40, 127), (40, 40), (10, 300))
 SIZES_OF = {
     "sinkhorn": _ROWS,
@@ -106,6 +106,15 @@ def _frequent_rows(n: int, dim: int, g: Generator) -> Values:
     return inputs.samples(n, dim, g) | {"negative": torch.randint(3, (n, 70), generator=g)}
 
 
+def _apart(n: int, dim: int, g: Generator) -> Values:
+    """Columns of equal variance, hardly correlated: sums of products of rows nearly cancel."""
+    angle = torch.arange(1.0, (n + 1) // 2)[:, None].double() * torch.arange(dim) / dim * math.tau
+    frame = torch.cat((angle.cos(), angle.sin()))
+    noise = torch.randn(n, len(frame), generator=g, dtype=torch.float64)
+    z_a = torch.linalg.qr(noise - noise.mean(0)).Q @ frame
+    return {"z_a": z_a, "z_b": z_a + 1e-3 * torch.randn(n, dim, generator=g, dtype=torch.float64)}
+
+
 def _sloping(inputs_of: Callable[[int, int, Generator], Values]) -> Callable[..., Values]:
     """Scores of a student that rise along one row and fall along the next."""
 
@@ -149,6 +158,22 @@ MORE_FORMS = (
     _info_nce("ids"),
     _info_nce("symmetric ids", symmetric=True),
     Form("negative_sampling_loss", "frequent rows", _frequent_rows, terms.samples, None),
+    Form(
+        "barlow_twins_loss",
+        "apart",
+        _apart,
+        partial(terms.barlow_twins, weight=0.005),
+        None,
+        options={},
+    ),
+    Form(
+        "covariance_loss",
+        "apart",
+        lambda n, dim, g: {"z": _apart(n, dim, g)["z_a"]},
+        terms.columns,
+        None,
+        options={},
+    ),
     _sinkhorn("hard", inputs.assigned, hard=True),
     _sinkhorn("low tolerance", inputs.assigned, tolerance=0.3, iterations=20),
     _sinkhorn("tolerance", inputs.assigned, tolerance=1.5, iterations=20),

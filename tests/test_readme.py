@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from sslkern.train.recipes import recipe_names
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_benchmark_table_is_what_the_results_say() -> None:
-    command = [sys.executable, ROOT / "benchmarks" / "readme.py", "--check"]
+@pytest.mark.parametrize("script", ["readme", "methods"])
+def test_table_is_what_the_results_say(script: str) -> None:
+    command = [sys.executable, ROOT / "benchmarks" / f"{script}.py", "--check"]
     assert subprocess.run(command).returncode == 0
 
 
@@ -31,3 +35,9 @@ def test_table_of_the_model_is_what_the_results_say(op: str) -> None:
     assert len(figures) == 8, "forward and backward of four widths"
     cells = [f"{f} / {b}" for f, b in zip(figures[::2], figures[1::2], strict=True)]
     assert f"| `{op}_loss` | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
+
+
+def test_every_method_showed_its_evidence() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "train" / "quick.json").read_text())
+    assert set(results) == set(recipe_names())
+    assert [name for name, row in results.items() if not row["evidence"]["holds"]] == []

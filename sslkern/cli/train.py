@@ -188,7 +188,8 @@ def _run_all(args: argparse.Namespace) -> int:
     folder = Path("runs/all") if args.out is None else Path(args.out)
     arguments.check_writable(folder / "summary.json")
     try:
-        return run_all(folder, Console(), quick=args.quick, seed=getattr(args, "seed", 0))
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        return run_all(folder, console, quick=args.quick, seed=getattr(args, "seed", 0))
     except KeyboardInterrupt:
         print("\nsslkern train: interrupted", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,9 @@ def check_steps(
     optimizer, plain_optimizer = make_optimizer(method), make_optimizer(plain)
     for i, batch in enumerate(batches):
         losses = []
-        for loss_of, model, steps in (
-            (method, method, optimizer),
-            (lambda *b: plain_loss(plain, *b), plain, plain_optimizer),
+        for loss_of, steps in (
+            (method, optimizer),
+            (partial(plain_loss, plain), plain_optimizer),
         ):
             torch.manual_seed(i)  # of what is drawn within a step
             loss = loss_of(*batch)

@@ -94,5 +94,5 @@ def test_bad_settings_are_refused(arguments: tuple[Any, ...], message: str) -> N
 def test_bad_buffers_and_progress_are_refused() -> None:
     with pytest.raises(ValueError, match="expected buffers to be 'own' or 'copy' or 'average'"):
         Teacher(student(1.0), buffers="none")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="expected progress to be from 0 to 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"expected progress to be from 0 to 1, got 1\.5"):
         Teacher(student(1.0)).update(student(1.0), 1.5)
