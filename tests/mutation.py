@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import chain, groupby, zip_longest
+from itertools import chain, groupby, product, zip_longest
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,9 +33,10 @@ import cuda_static
 import emulation
 import torch
 from test_sentryward import text_of
-from torch import Generator
+from torch import Generator, Tensor
 
 import sslkern
+import sslkern.ops._extension as extension
 from sslkern import reference
 from sslkern.cli import verify
 from sslkern.cli.arguments import DTYPES
@@ -48,12 +49,13 @@ from sslkern.verification.terms import Values
 ARCHITECTURE = 80
 # Ragged, of one tile and several, with rows of one, two and many chunks: those stay in shared
 # memory or stream through it.
-SIZES = ((120, 60), (130, 127), (258, 40), (140, 600))
+SIZES = ((120, 60), (130, 127), (258, 40), (258, 520))
 # Where the length of a row decides: a warp takes it, or a block, or several.
 _ROWS = ((6, 8), (130, 127), (258, 40), (20, 300), (60, 300), (20, 700), (30, 700), (9, 4200))
 _COLUMNS = ((6, 8), (130, 127), (140, 300), (69, 70))
 _SAMPLES = ((6, 8), (40, 127), (40, 40), (10, 300))
 SIZES_OF = {
+    "ressl": SIZES[:2],
     "sinkhorn": _ROWS,
     "swav": _ROWS,
     "soft_cross_entropy": (
@@ -66,6 +68,7 @@ SIZES_OF = {
 KINDS = ("barrier", "wait", "commit", "shuffle", "matrix", "bound")
 MUST_DIE = KINDS[:-1]
 MOST_STEPS = 300_000_000
+COLUMN_BLOCKS = 3  # blocks that share a row of tiles: few, so that each walks along several
 
 
 # ---- what the forms of `verify` do not reach
@@ -84,12 +87,12 @@ def _sinkhorn(about: str, make: Callable[[int, int, Generator], Values], **optio
     )
 
 
-def _info_nce(about: str, **options: Any) -> Form:
+def _info_nce(about: str, make: Callable[[int, int, Generator], Values], **options: Any) -> Form:
     sizes = partial(terms.contrast, largest=terms.LARGEST_LOGIT_APART)
     return Form(
         "info_nce_loss",
         about,
-        _with_ids if "ids" in about else inputs.query_key,
+        make,
         lambda case: sizes(case, "query", "key"),
         normalizes=True,
         options={"reduction": "none"} | options,
@@ -99,6 +102,20 @@ def _info_nce(about: str, **options: Any) -> Form:
 def _with_ids(n: int, dim: int, g: Generator) -> Values:
     """Of which neighbours have the same."""
     return inputs.query_key(n, dim, g) | {"ids": torch.arange(n) // 2}
+
+
+def _two_lengths(n: int, dim: int, g: Generator) -> Values:
+    """Every other row is short, so that its logits are far from those of its neighbours."""
+    length = torch.tensor([1.0, 0.02], dtype=torch.float64).repeat(n)[:n, None]
+    x = inputs.images_and_texts(n, dim, g)
+    return {"query": length * x["image_features"], "key": length * x["text_features"]}
+
+
+def _large_class(n: int, dim: int, g: Generator) -> Values:
+    """That fills whole tiles, between two small ones."""
+    row = torch.arange(n)
+    labels = (row >= n // 4).long() + (row >= n - 2).long()
+    return inputs.classes_of_three(n, dim, g) | {"labels": labels}
 
 
 def _frequent_rows(n: int, dim: int, g: Generator) -> Values:
@@ -153,10 +170,18 @@ MORE_FORMS = (
         None,
         options={"reduction": "none", "label_smoothing": 0.1},
     ),
-    _info_nce("smoothing", label_smoothing=0.1),
-    _info_nce("symmetric smoothing", symmetric=True, label_smoothing=0.1),
-    _info_nce("ids"),
-    _info_nce("symmetric ids", symmetric=True),
+    _info_nce("smoothing", inputs.query_key, label_smoothing=0.1),
+    _info_nce("symmetric smoothing", inputs.query_key, symmetric=True, label_smoothing=0.1),
+    _info_nce("ids", _with_ids),
+    _info_nce("symmetric ids", _with_ids, symmetric=True),
+    _info_nce("symmetric, two lengths", _two_lengths, symmetric=True),
+    Form(
+        "supcon_loss",
+        "large class",
+        _large_class,
+        lambda case: terms.contrast(case, "z", largest=terms.LARGEST_LOGIT_APART),
+        normalizes=True,
+    ),
     Form("negative_sampling_loss", "frequent rows", _frequent_rows, terms.samples, None),
     Form(
         "barlow_twins_loss",
@@ -217,13 +242,69 @@ def _misses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return torch.equal(logits.isnan(), x["index"] < 0)
 
 
-MORE_CHECKS = {"sinkhorn": _diagnoses, "info_nce": _ranks, "sampled_logits": _misses}
+def _gradient(function: verify.LossFn, x: Tensor, upstream: Tensor, **options: Any) -> Tensor:
+    leaf = x.detach().requires_grad_()
+    loss = function(leaf, **options, reduction="none")
+    return torch.autograd.grad(loss, leaf, upstream.to(loss.dtype))[0].double()
+
+
+def _units(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients of a loss whose last row counts for far more than the others."""
+    small, large = (1e-2, 1e4) if dtype == torch.float16 else (1e-30, 1e20)
+    x = inputs.vocabulary(*size, Generator().manual_seed(0))
+    rows, table = x["input"].to(dtype), x["weight"][:5].to(dtype)
+    target = torch.arange(size[0]) // (size[0] - 1)
+    ones, last = torch.ones(size[0]), torch.full(size[:1], small)
+    last[-1] = large
+    for upstream, weight in ((last, torch.ones(5)), (ones, torch.tensor([small, large, 1, 1, 1]))):
+        found, expected = (
+            _gradient(f, z, upstream, weight=t, target=target, class_weight=weight.to(z.dtype))[-1]
+            for f, z, t in (
+                (sslkern.linear_cross_entropy, rows, table),
+                (reference.linear_cross_entropy, rows.double(), table.double()),
+            )
+        )
+        if not torch.allclose(found, expected, rtol=0.05, atol=0.05 * large):
+            return False
+    return True
+
+
+def _lifts(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients of one long row among short ones, whose length is in one element."""
+    n, dim = size
+    rows = torch.zeros(n, dim, dtype=dtype)
+    rows[-1, 31] = 1
+    few = rows[-1:].repeat(8, 1)
+    options = {"logit_scale": torch.tensor(10.0), "logit_bias": torch.tensor(-10.0)}
+    for image, text in ((rows, few), (few, rows.roll(-len(few), 0))):
+        found, expected = (
+            _gradient(f, x, torch.ones(len(x)), text_features=t, negative_only=True, **options)
+            for f, x, t in (
+                (sslkern.siglip_loss, image, text),
+                (reference.siglip_loss, image.double(), text.double()),
+            )
+        )
+        if not torch.allclose(found, expected, rtol=0.01, atol=1e-3):
+            return False
+    return True
+
+
+MORE_CHECKS = {
+    "sinkhorn": (_diagnoses, _ROWS),
+    "info_nce": (_ranks, SIZES),
+    "sampled_logits": (_misses, _SAMPLES),
+    "linear_cross_entropy": (_units, ((1024, 8),)),
+    "siglip": (_lifts, ((1024, 40),)),
+}
 
 
 # ---- mutants
 
 _ENTROPY = "never executed: where entropies are asked for, another kernel forms the plan"
 _SCRATCH = "another barrier comes before the scratch memory is written again, if ever"
+_SHIFT = (
+    "each lane's sums, and those of the lanes that share its columns, have a shift of their own"
+)
 _EIGHT = "a maximum over the eight warps, in lanes of which the others have the lowest number"
 # Kernels, kind, which of a kernel's, and why nobody could notice.
 EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
@@ -236,6 +317,7 @@ EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
     ("swapped_prediction_fwd_kernel<.*, 256>", "barrier", (2, 8), _SCRATCH),
     ("soft_cross_entropy_fwd_kernel<.*, 256, false", "shuffle", (25, 26, 30, 31), _EIGHT),
     ("soft_cross_entropy_fwd_kernel<.*, 256, true", "shuffle", (20, 21), _EIGHT),
+    ("info_nce_fwd_kernel<.*, true, false>", "shuffle", (3, 4), _SHIFT),
     ("sampled_logits_runs_kernel", "shuffle", range(8, 16), "every lane has the weight 1"),
 )
 
@@ -349,8 +431,9 @@ def cases_of(op: str, dtypes: Sequence[str]) -> Iterator[Case]:
         for setting in (s for form in forms for s in verify.settings(form, asked)):
             if _is_chosen(setting):
                 yield Case(str(setting), size, partial(_agrees, setting, size, {}))
-        for dtype in asked if op in MORE_CHECKS else []:
-            yield Case(f"{op}, {dtype}", size, partial(MORE_CHECKS[op], dtype, size))
+    check, sizes = MORE_CHECKS.get(op, (_ranks, ()))
+    for dtype, size in product(asked, sizes):
+        yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
 
 
 def _is_chosen(setting: verify.Setting) -> bool:
@@ -399,11 +482,13 @@ class Trial:
 
     def passes(self, case: Case) -> bool:
         self.library.start()
+        extension.C.set_column_blocks(COLUMN_BLOCKS)
         try:
             agree = case.passes()
         except (RuntimeError, ValueError, AssertionError):
             agree = False
         finally:
+            extension.C.set_column_blocks()
             self.library.stop()
         return not self.library.findings() and agree
 
