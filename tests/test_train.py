@@ -421,6 +421,10 @@ def test_command_says_how_to_go_on_when_interrupted(
         (("--method", "best"), "expected --method to be one of "),
         (("--epochs", "many"), "--epochs: invalid int value: 'many'"),
         (("--resume", "nowhere"), "nowhere does not exist"),
+        (
+            ("--all", "--lr", "1", "--steps", "3"),
+            "--all takes none of the settings of one run, got --lr, --steps",
+        ),
     ],
 )
 def test_bad_argument_is_one_line(

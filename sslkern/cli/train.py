@@ -183,8 +183,11 @@ def _run_all(args: argparse.Namespace) -> int:
 
     from sslkern.train.table import run_all
 
-    if args.resume is not None or args.config is not None:
-        raise UserError("--all takes neither --resume nor --config")
+    given = [name for name in (*SETTINGS, "set") if name != "seed" and hasattr(args, name)]
+    given += [name for name in ("resume", "config", "steps") if getattr(args, name) is not None]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"--all takes none of the settings of one run, got {flags}")
     folder = Path("runs/all") if args.out is None else Path(args.out)
     arguments.check_writable(folder / "summary.json")
     try:

@@ -45,6 +45,8 @@ def run_all(folder: Path, console: Console, *, quick: bool, seed: int = 0) -> in
                 rows[runs[done]] = row = done.result()
                 console.print(f"{runs[done]:<24}{_verdict(row)}", highlight=False)
         except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # or leaving the pool waits for them
+                child.terminate()
             pool.shutdown(cancel_futures=True)
             raise
     ordered = {name: rows[name] for name in sorted(rows)}
