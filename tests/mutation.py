@@ -220,17 +220,21 @@ def _ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     """How many columns are more similar than the positive, but for what rounding may turn."""
     x = inputs.with_negatives(*size, Generator().manual_seed(0))
     query, key, negatives = (x[name].to(dtype) for name in ("query", "key", "negatives"))
-    ids = torch.arange(size[0]) // 2
+    row = torch.arange(len(query))
+    target = torch.full_like(row, len(row) // 2)
+    target[31::128], target[63::128] = 0, len(row) - 1  # of a tile, one in the first and the last
+    ids = row // 2
     found = [
         positive_rank(query, key, negatives, in_batch=True),
         positive_rank(query, key, ids=ids),
+        positive_rank(query, key, target=target),
     ]
     q, k, more = (normalize_rows(z.double()) for z in (query, key, negatives))
-    positive = (q * k).sum(1, keepdim=True)
-    larger = q @ torch.cat((k, more)).T > positive
-    own = ids[:, None] == ids
-    larger.diagonal().zero_()
-    expected = larger.sum(1), (larger[:, : size[0]] & ~own).sum(1)
+    dots = q @ torch.cat((k, more)).T
+    larger = (dots > dots.diagonal()[:, None]).fill_diagonal_(False)
+    own, among = ids[:, None] == ids, dots[:, : len(row)]
+    than_target = (among > among.gather(1, target[:, None])).scatter(1, target[:, None], False)
+    expected = larger.sum(1), (larger[:, : len(row)] & ~own).sum(1), than_target.sum(1)
     return all((f - e).abs().double().mean() < 0.5 for f, e in zip(found, expected, strict=True))
 
 
