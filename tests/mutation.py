@@ -88,20 +88,24 @@ def _sinkhorn(about: str, make: Callable[[int, int, Generator], Values], **optio
 
 
 def _info_nce(about: str, make: Callable[[int, int, Generator], Values], **options: Any) -> Form:
-    sizes = partial(terms.contrast, largest=terms.LARGEST_LOGIT_APART)
+    def sizes(case: terms.Case) -> terms.Terms:
+        found = terms.contrast(case, "query", "key", largest=terms.LARGEST_LOGIT_APART)
+        return found._replace(sizes=found.sizes | {"bias": 4 / case.losses})
+
     return Form(
         "info_nce_loss",
         about,
         make,
-        lambda case: sizes(case, "query", "key"),
+        sizes,
         normalizes=True,
         options={"reduction": "none"} | options,
     )
 
 
 def _with_ids(n: int, dim: int, g: Generator) -> Values:
-    """Of which neighbours have the same."""
-    return inputs.query_key(n, dim, g) | {"ids": torch.arange(n) // 2}
+    """Of which neighbours have the same, and a bias of each key."""
+    more = {"ids": torch.arange(n) // 2, "bias": torch.randn(n, generator=g, dtype=torch.float64)}
+    return inputs.query_key(n, dim, g) | more
 
 
 def _two_lengths(n: int, dim: int, g: Generator) -> Values:
