@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -534,6 +535,36 @@ def test_autocast_and_compile_train(images: LabelledImages) -> None:
     assert steps["compile"] == pytest.approx(steps["plain"], abs=1e-4)
     assert steps["amp"] == pytest.approx(steps["plain"], abs=0.05)
     assert steps["amp"] != steps["plain"]
+
+
+@pytest.mark.usefixtures("few_digits")
+def test_tensorboard_gets_every_number_where_it_is_installed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[str, dict[int, float]] = {}
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            (Path(folder) / "events.out.tfevents.1").write_text("")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.setdefault(name, {})[step] = value
+
+        def close(self) -> None:
+            written["closed"] = {}
+
+    monkeypatch.setitem(sys.modules, "tensorboard", types.ModuleType("tensorboard"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    board = types.ModuleType("torch.utils.tensorboard")
+    board.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    (tmp_path / "events.out.tfevents.0").write_text("of an earlier run")
+    assert command(*SMALL, "--out", tmp_path, "--quiet")[0] == 0
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert written["loss"] == {record["step"]: record["loss"] for record in records}
+    assert list(written["std"]) == [3, 6]  # ends of epochs
+    assert "closed" in written
+    assert [path.name for path in tmp_path.glob("events.*")] == ["events.out.tfevents.1"]
 
 
 # --- evidence -------------------------------------------------------------------------------------

@@ -77,7 +77,10 @@ def run_job(job: Job, console: Console, progress_console: Console) -> dict[str, 
     if job.checkpoint is not None:
         _restore(trainer, job.checkpoint)
     # A result must never lie beside the checkpoint of another run.
-    for path in (*job.folder.glob("*.png"), job.folder / SUMMARY_NAME):
+    stale = [*job.folder.glob("*.png"), job.folder / SUMMARY_NAME]
+    if job.checkpoint is None:
+        stale += job.folder.glob("events.out.tfevents.*")
+    for path in stale:
         path.unlink(missing_ok=True)
     rate = _fit(trainer, job, progress_console)
     # scikit-learn has pools of its own, which know nothing of torch's number of threads.
