@@ -313,6 +313,7 @@ _SCRATCH = "another barrier comes before the scratch memory is written again, if
 _SHIFT = (
     "each lane's sums, and those of the lanes that share its columns, have a shift of their own"
 )
+_WRITTEN = "the barriers in the write before it are behind the same additions"
 _EIGHT = "a maximum over the eight warps, in lanes of which the others have the lowest number"
 # Kernels, kind, which of a kernel's, and why nobody could notice.
 EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
@@ -325,6 +326,7 @@ EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
     ("swapped_prediction_fwd_kernel<.*, 256>", "barrier", (2, 8), _SCRATCH),
     ("soft_cross_entropy_fwd_kernel<.*, 256, false", "shuffle", (25, 26, 30, 31), _EIGHT),
     ("soft_cross_entropy_fwd_kernel<.*, 256, true", "shuffle", (20, 21), _EIGHT),
+    ("linear_cross_entropy_fwd_kernel", "barrier", (3, 4), _WRITTEN),
     ("info_nce_fwd_kernel<.*, true, false>", "shuffle", (3, 4), _SHIFT),
     ("sampled_logits_runs_kernel", "shuffle", range(8, 16), "every lane has the weight 1"),
 )
