@@ -43,7 +43,7 @@ from sslkern.cli.arguments import DTYPES
 from sslkern.ops.info_nce import positive_rank
 from sslkern.reference._common import normalize_rows
 from sslkern.verification import inputs, terms
-from sslkern.verification.forms import EPSILON, FORMS, STUDENT_TEMPERATURE, Form
+from sslkern.verification.forms import EPSILON, FORMS, STUDENT_TEMPERATURE, TEMPERATURE, Form
 from sslkern.verification.terms import Values
 
 ARCHITECTURE = 80
@@ -56,6 +56,7 @@ _COLUMNS = ((6, 8), (130, 127), (140, 300), (69, 70))
 _SAMPLES = ((6, 8), (40, 127), (40, 40), (10, 300))
 SIZES_OF = {
     "ressl": SIZES[:2],
+    "linear_cross_entropy": (*SIZES, (120, 520)),
     "sinkhorn": _ROWS,
     "swav": _ROWS,
     "soft_cross_entropy": (
@@ -81,31 +82,42 @@ def _sinkhorn(about: str, make: Callable[[int, int, Generator], Values], **optio
         make,
         terms.sinkhorn,
         EPSILON,
-        constants=("scores", "queue"),
+        constants=("scores", "queue", "row_weight"),
         options=options,
         result="plan",
     )
 
 
 def _info_nce(about: str, make: Callable[[int, int, Generator], Values], **options: Any) -> Form:
+    of_columns = make is _of_columns
+
     def sizes(case: terms.Case) -> terms.Terms:
+        case = case._replace(factor=10.0) if of_columns else case
         found = terms.contrast(case, "query", "key", largest=terms.LARGEST_LOGIT_APART)
-        return found._replace(sizes=found.sizes | {"bias": 4 / case.losses})
+        more = {"bias": 4 / case.losses, "temperature": 400 / case.losses} if of_columns else {}
+        return found._replace(sizes=found.sizes | more)
 
     return Form(
         "info_nce_loss",
         about,
         make,
         sizes,
+        None if of_columns else TEMPERATURE,
         normalizes=True,
         options={"reduction": "none"} | options,
     )
 
 
 def _with_ids(n: int, dim: int, g: Generator) -> Values:
-    """Of which neighbours have the same, and a bias of each key."""
-    more = {"ids": torch.arange(n) // 2, "bias": torch.randn(n, generator=g, dtype=torch.float64)}
-    return inputs.query_key(n, dim, g) | more
+    """Of which neighbours have the same."""
+    return inputs.query_key(n, dim, g) | {"ids": torch.arange(n) // 2}
+
+
+def _of_columns(n: int, dim: int, g: Generator) -> Values:
+    """And a bias and a temperature of each key, whose inverse is exact in any dtype."""
+    bias = torch.randn(n, generator=g, dtype=torch.float64)
+    columns = {"bias": bias, "temperature": torch.where(bias < 0, 1 / 8, 1 / 16)}
+    return _with_ids(n, dim, g) | columns
 
 
 def _two_lengths(n: int, dim: int, g: Generator) -> Values:
@@ -134,6 +146,12 @@ def _apart(n: int, dim: int, g: Generator) -> Values:
     noise = torch.randn(n, len(frame), generator=g, dtype=torch.float64)
     z_a = torch.linalg.qr(noise - noise.mean(0)).Q @ frame
     return {"z_a": z_a, "z_b": z_a + 1e-3 * torch.randn(n, dim, generator=g, dtype=torch.float64)}
+
+
+def _rows_of_one_warp(n: int, dim: int, g: Generator) -> Values:
+    """One row of eight has a weight."""
+    weight = (torch.arange(n) % 8 == min(7, n - 1)).double()
+    return inputs.assigned(n, dim, g) | {"row_weight": weight}
 
 
 def _sloping(inputs_of: Callable[[int, int, Generator], Values]) -> Callable[..., Values]:
@@ -177,7 +195,8 @@ MORE_FORMS = (
     _info_nce("smoothing", inputs.query_key, label_smoothing=0.1),
     _info_nce("symmetric smoothing", inputs.query_key, symmetric=True, label_smoothing=0.1),
     _info_nce("ids", _with_ids),
-    _info_nce("symmetric ids", _with_ids, symmetric=True),
+    _info_nce("of columns", _of_columns),
+    _info_nce("symmetric, of columns", _of_columns, symmetric=True),
     _info_nce("symmetric, two lengths", _two_lengths, symmetric=True),
     Form(
         "supcon_loss",
@@ -204,9 +223,11 @@ MORE_FORMS = (
         options={},
     ),
     _sinkhorn("hard", inputs.assigned, hard=True),
-    _sinkhorn("low tolerance", inputs.assigned, tolerance=0.3, iterations=20),
-    _sinkhorn("tolerance", inputs.assigned, tolerance=1.5, iterations=20),
-    _sinkhorn("high tolerance", inputs.assigned_with_queue, tolerance=6.0, iterations=20),
+    _sinkhorn("tolerance of some", _rows_of_one_warp, tolerance=0.3, iterations=20),
+    *(
+        _sinkhorn(f"tolerance {x}", inputs.assigned_with_queue, tolerance=x, iterations=20)
+        for x in (0.3, 1.5, 6.0)
+    ),
 )
 
 
@@ -297,13 +318,44 @@ def _lifts(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return True
 
 
-MORE_CHECKS = {
-    "sinkhorn": (_diagnoses, _ROWS),
-    "info_nce": (_ranks, SIZES),
-    "sampled_logits": (_misses, _SAMPLES),
-    "linear_cross_entropy": (_units, ((1024, 8),)),
-    "siglip": (_lifts, ((1024, 40),)),
-}
+def _ranges(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients where one key or one pair is far from all others, further than float32 reaches."""
+    n, dim = size
+    for row, key in ((None, 383), (511, 383), (639, 383)):  # of the last lanes and warps
+        query, keys = torch.zeros(n, dim), torch.zeros(n, dim)
+        query[:, 0] = 1
+        if row is None:
+            keys[key, 0] = -200
+        else:
+            query[row, 1], keys[key, 1] = 200, 1
+        found, expected = (
+            _gradient(
+                f,
+                query.to(t),
+                torch.ones(n),
+                key=keys.to(t),
+                temperature=1.0,
+                symmetric=True,
+                normalize=False,
+            )
+            for f, t in (
+                (sslkern.info_nce_loss, dtype),
+                (reference.info_nce_loss, torch.float64),
+            )
+        )
+        if not torch.allclose(found, expected, rtol=0.01, atol=0.01):
+            return False
+    return True
+
+
+MORE_CHECKS = (
+    ("sinkhorn", _diagnoses, _ROWS),
+    ("info_nce", _ranks, SIZES),
+    ("info_nce", _ranges, ((640, 8),)),
+    ("sampled_logits", _misses, _SAMPLES),
+    ("linear_cross_entropy", _units, ((1024, 8),)),
+    ("siglip", _lifts, ((1024, 40),)),
+)
 
 
 # ---- mutants
@@ -441,9 +493,9 @@ def cases_of(op: str, dtypes: Sequence[str]) -> Iterator[Case]:
         for setting in (s for form in forms for s in verify.settings(form, asked)):
             if _is_chosen(setting):
                 yield Case(str(setting), size, partial(_agrees, setting, size, {}))
-    check, sizes = MORE_CHECKS.get(op, (_ranks, ()))
-    for dtype, size in product(asked, sizes):
-        yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
+    for of, check, sizes in MORE_CHECKS:
+        for dtype, size in product(asked, sizes if of == op else ()):
+            yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
 
 
 def _is_chosen(setting: verify.Setting) -> bool:
