@@ -381,6 +381,132 @@ def test_float32_keeps_digits_that_eager_loses(epsilon: float, iterations: int, 
     assert (plan - expected).abs().max() < 1e-6
 
 
+# ---- potentials to start from
+
+
+def potential_from(
+    scores: Tensor, options: Options, start: Tensor | None, iterations: int, epsilon: float = 0.05
+) -> Tensor:
+    """The potentials of the prototypes, after so many iterations."""
+    g: Tensor = torch.ops.sslkern.sinkhorn_potential(
+        *operands(scores, options, start), epsilon, iterations, None, probabilities(options)
+    )
+    return g
+
+
+def operands(scores: Tensor, options: Options, start: Tensor | None) -> tuple[Tensor | None, ...]:
+    names = ("queue", "prototype_marginal", "row_weight")
+    return (scores, *(options.get(name) for name in names), start)
+
+
+def probabilities(options: Options) -> bool:
+    return options.get("from_probabilities", False) is True
+
+
+def assert_starts(
+    form: str, b: int, k: int, dtype: torch.dtype, epsilon: float = 0.05, iterations: int = 4
+) -> None:
+    """Iterations one call each, then the plan of where they end, against one call."""
+    scores, options = make_problem(form, b, k, dtype)
+    plan, potentials, diagnostics = sslkern.sinkhorn(
+        scores,
+        **({} if probabilities(options) else {"epsilon": epsilon}),
+        iterations=iterations,
+        return_potentials=True,
+        return_diagnostics=True,
+        **options,
+    )
+    g = potential_from(scores, options, None, 1, epsilon)
+    for _ in range(iterations - 2):
+        g = potential_from(scores, options, g, 1, epsilon)
+    last = potential_from(scores, options, g, 1, epsilon)
+    wanted = (epsilon, 0, None, probabilities(options), False, True, True)
+    found = torch.ops.sslkern.sinkhorn_plan(*operands(scores, options, last), *wanted)
+    eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    # Exponents are rounded at their size, and what one call keeps it rounds elsewhere.
+    bound = 64 * eps * max(1.0, 1 / epsilon / LARGEST_LOGIT_APART) * iterations
+    exponent = max(1.0, 1 / epsilon)
+    for name, actual, expected, scale in (
+        ("plan", found[0], plan, 1.0),
+        ("start", found[1], last, exponent if probabilities(options) else 1e-3 * exponent),
+        ("prototype", found[1], potentials.prototype, exponent),
+        ("row", found[2], potentials.row, exponent),
+        ("usage", found[3], diagnostics.usage, 1.0),
+        ("entropy", found[4], diagnostics.entropy, exponent),
+    ):
+        tolerance = max(bound, 1e-12) * scale + (torch.finfo(dtype).eps if name == "plan" else 0)
+        torch.testing.assert_close(
+            actual, expected, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    several = potential_from(scores, options, g, 2, epsilon)
+    again = potential_from(scores, options, last, 1, epsilon)
+    torch.testing.assert_close(several, again, rtol=0, atol=bound * exponent)
+
+
+# B and K for each way of the kernels: one block, warps, blocks and pieces of rows.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("b", "k"), [(1, 1), (2, 3), (7, 17), (70, 130), (150, 300), (9, 1025), (40, 600), (3, 4101)]
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_iterations_go_on_from_potentials(form: str, b: int, k: int, dtype: torch.dtype) -> None:
+    assert_starts(form, b, k, dtype)
+
+
+@pytest.mark.parametrize("epsilon", [1.0, 0.03, 0.005])
+@pytest.mark.parametrize("form", ["plain", "everything"])
+def test_iterations_go_on_from_potentials_at_any_epsilon(form: str, epsilon: float) -> None:
+    for dtype in (torch.float64, torch.float32):
+        assert_starts(form, 40, 70, dtype, epsilon, iterations=6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_iteration_from_given_potentials_matches_its_formula(form: str) -> None:
+    """And the plan of them, in float64."""
+    scores, options = make_problem(form, 20, 30, torch.float64)
+    each = scores.shape[:-2]
+    g = torch.randn(*each, 30, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    rows = torch.cat([scores, options.get("queue", scores[..., :0, :])], dim=-2)
+    logits = rows.log() if form == "probabilities" else rows / 0.05
+    weight = options.get("row_weight", torch.ones(rows.shape[-2], dtype=torch.float64))
+    share = options.get("prototype_marginal", torch.full((30,), 1 / 30, dtype=torch.float64))
+    log_q = (logits + g.unsqueeze(-2)).log_softmax(-1)
+    got = (weight / weight.sum()).unsqueeze(-1) * log_q.exp()
+    close(potential_from(scores, options, g, 1), g + share.log() - got.sum(-2).log(), 1e-13)
+    shared = g if scores.dim() == 2 else g[0]
+    again = potential_from(scores, options, shared, 0)
+    close(again, shared.expand(again.shape), 1e-15)
+    wanted = (0.05, 0, None, form == "probabilities", False, False, False)
+    plan, *_ = torch.ops.sslkern.sinkhorn_plan(*operands(scores, options, g), *wanted)
+    close(plan, log_q.exp()[..., :20, :], 1e-13)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [9, 1025, 4101])
+def test_prototypes_that_get_nothing_have_infinite_potentials(k: int, dtype: torch.dtype) -> None:
+    """As they may from the rows of one process: others have some, and 0 is added to theirs."""
+    scores = cosines(5, k).to(dtype)
+    scores[:, ::2] = -INF
+    start = torch.zeros(k, dtype=torch.float64)
+    for g in (potential_from(scores, {}, None, 1), potential_from(scores, {}, start, 1)):
+        assert (g[::2] == INF).all()
+        assert g[1::2].isfinite().all()
+    p = scores.exp().to(dtype)
+    for start_or_none in (None, start):
+        g = potential_from(p, {"from_probabilities": True}, start_or_none, 1)
+        assert (g[::2] == INF).all()
+        assert g[1::2].isfinite().all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_opcheck_with_a_start(form: str) -> None:
+    scores, options = make_problem(form, 6, 9, torch.float32)
+    start = torch.zeros(*scores.shape[:-2], 9, dtype=torch.float64)
+    inputs = (*operands(scores, options, start), 0.05, 2, None, form == "probabilities")
+    torch.library.opcheck(torch.ops.sslkern.sinkhorn_potential, inputs)
+    torch.library.opcheck(torch.ops.sslkern.sinkhorn_plan, (*inputs, False, True, True))
+
+
 # ---- designed inputs
 
 
@@ -1328,14 +1454,24 @@ def test_operators_refuse_what_they_have_no_kernel_for(operator: str) -> None:
     op = getattr(torch.ops.sslkern, f"sinkhorn_{operator}")
     rest = {"potential": [], "plan": [False] * 3, "plan_out": [False] * 3 + [S.clone()]}[operator]
     with pytest.raises(TypeError, match="expected scores to be a dense tensor"):
-        op(S.to_sparse(), None, None, None, 0.05, 3, None, False, *rest)
+        op(S.to_sparse(), None, None, None, None, 0.05, 3, None, False, *rest)
     for numbers, message in (
         ((0.0, 3, None), "epsilon to be positive and finite"),
         ((0.05, -1, None), "iterations to be at least 0"),
         ((0.05, 3, 0.0), "tolerance to be positive and finite"),
     ):
         with pytest.raises(ValueError, match=message):
-            op(S, None, None, None, *numbers, False, *rest)
+            op(S, None, None, None, None, *numbers, False, *rest)
+    g = torch.zeros(5, dtype=torch.float64)
+    for start, numbers, error, message in (
+        (g[:4], (0.05, 3, None), ValueError, r"start to be of shape \(K,\) with K = 5, got"),
+        (g[None], (0.05, 3, None), ValueError, r"start to be of shape \(K,\) with K = 5, got"),
+        (g.float(), (0.05, 3, None), TypeError, "start to be of dtype torch.float64, got"),
+        (g.long(), (0.05, 3, None), TypeError, "start to be of dtype .* got torch.int64"),
+        (g, (0.05, 3, 0.1), ValueError, "tolerance to be None with a start, got 0.1"),
+    ):
+        with pytest.raises(error, match=message):
+            op(S, None, None, None, start, *numbers, False, *rest)
 
 
 @pytest.mark.parametrize(
@@ -1376,7 +1512,7 @@ def test_opcheck(operator: str, form: str, dtype: torch.dtype) -> None:
     inputs = [
         scores,
         *(options.get(name) for name in ("queue", "prototype_marginal", "row_weight")),
-        *(0.05, 3, None if form == "plain" else 0.5, form == "probabilities"),
+        *(None, 0.05, 3, None if form == "plain" else 0.5, form == "probabilities"),
     ]
     op = getattr(torch.ops.sslkern, f"sinkhorn_{operator}")
     if operator == "potential":

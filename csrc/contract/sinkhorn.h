@@ -14,6 +14,11 @@
 // The potentials g are all that is kept of the iterations: f, and with it the plan Q, follows from
 // g and the row. T = 0 leaves g = 0: the softmax of the scores.
 //
+// With a start g is that at first, and f follows from it before the first iteration: T iterations
+// are any number of calls that each start where the one before has ended. So rows may be in several
+// processes, which put together between calls of T = 1 what prototypes got from theirs: of g_k =
+// inf that is nothing.
+//
 // Source: Cuturi, "Sinkhorn Distances", 2013; with prototypes: Caron et al., "Unsupervised Learning
 // of Visual Features by Contrasting Cluster Assignments", 2020.
 #pragma once
@@ -43,7 +48,8 @@ struct SinkhornResults {
 };
 
 // Memory for exponentials, to compute them once: where the plan is going to be, or more. null:
-// none. Only for scores of float32 or float64, T > 0, without a queue, and apart from the scores.
+// none. Only for scores of float32 or float64, T > 0, without a queue or a start, and apart from
+// the scores.
 struct SinkhornKept {
   void* data;                   // (P, B, K) of dtype, columns adjacent
   std::int64_t stride_problem;  // elements
@@ -56,8 +62,10 @@ struct Sinkhorn {
   std::int64_t P, B, L, K;  // > 0, but L >= 0
   const double* marginal;   // (P, K) m; null: 1 / K each
   const double* weight;     // (P, n) w, summing to 1; null: 1 / n each
+  const double* start;      // (P, K) g to start from; null: g = f = 0
   double epsilon;           // > 0; not read with probabilities
-  double tolerance;         // stop when sum_b |exp(f_b before - f_b) - 1| is less; 0: never
+  double tolerance;  // stop when sum_b |exp(f_b before - f_b) - 1| is less; 0: never, as it is
+                     // with a start: f before it is not known
   std::int64_t iterations;  // T >= 0
   Dtype dtype;
   bool probabilities;

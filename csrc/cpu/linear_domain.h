@@ -118,7 +118,7 @@ struct LinearDomain {
     for (std::int64_t k = begin; k < end; ++k) scale[k] = T(ratio[k - begin]);
   }
 
-  void clear(std::int64_t k) const { scale[k] = T(1); }
+  void start(std::int64_t k, double potential) const { scale[k] = T(__builtin_exp2(potential)); }
   double potential(std::int64_t k) const { return __builtin_log2(double(scale[k])); }
   void pad(std::int64_t K) const {
     for (std::int64_t k = K; k < round_up(K, kWidth<T>); ++k) scale[k] = T(0);

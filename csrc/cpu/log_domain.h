@@ -90,16 +90,18 @@ struct LogDomain {
     next(begin, end, ratio);
   }
 
-  // The next one.
+  // The next one: infinity where a prototype got nothing, as it may from the rows of one process.
   void next(std::int64_t begin, std::int64_t end, const double* ratio) const {
     constexpr int W = kWidth<double>;
+    const Vec<double> infinity = splat(__builtin_inf());
     for (std::int64_t k = begin; k < end; k += W) {
-      store(g2 + k, load(g2 + k) + log2_positive<double>(load(ratio + (k - begin))));
+      const Vec<double> x = load(ratio + (k - begin));
+      store(g2 + k, load(g2 + k) + (x < infinity ? log2_positive<double>(x) : x));
     }
     for (std::int64_t k = begin; k < end; ++k) g.set(k, g2[k]);
   }
 
-  void clear(std::int64_t k) const { g.set(k, g2[k] = 0); }
+  void start(std::int64_t k, double potential) const { g.set(k, g2[k] = potential); }
   void pad(std::int64_t K) const { g.pad(K); }
   double potential(std::int64_t k) const { return g2[k]; }
 

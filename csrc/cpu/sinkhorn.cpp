@@ -190,11 +190,11 @@ bool has_settled(const Problem<T, E>& q) {
   return moved < q.p.tolerance;
 }
 
-// All iterations but the first half of the first one.
+// From potentials that are there; `done` iterations have led to them.
 template <class T, class E, class Domain>
-void iterate(Problem<T, E>& q, const Domain& domain, const ProblemRows<E>& rows) {
-  first_potentials<T, E>(q, domain);
-  for (std::int64_t t = 1; t < q.p.iterations; ++t) {
+void iterate(Problem<T, E>& q, const Domain& domain, const ProblemRows<E>& rows,
+             std::int64_t done) {
+  for (std::int64_t t = done; t < q.p.iterations; ++t) {
     q.each_chunk([&](std::int64_t c) { assign_chunk<T, E>(q, domain, rows, c); });
     if (has_settled(q)) break;
     next_potentials<T, E>(q, domain);
@@ -392,17 +392,28 @@ void finish(Problem<T, E>& q, const Domain& domain, const ProblemRows<E>& rows, 
   q.team.wait();
 }
 
+// The potentials that are given, or 0.
+template <class T, class E, class Domain>
+void start(Problem<T, E>& q, const Domain& domain) {
+  const double* const given = q.p.start == nullptr ? nullptr : q.p.start + q.number * q.p.K;
+  q.each_part([&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t k = begin; k < end; ++k) {
+      domain.start(k, given == nullptr ? 0.0 : given[k] * kLog2E);
+    }
+    if (end == q.p.K) domain.pad(end);
+  });
+}
+
 template <class T, class E, class Domain>
 void solve_with(Problem<T, E>& q, const Domain& domain) {
-  if (q.p.iterations > 0) {
+  const bool sums_first = q.p.start == nullptr && q.p.iterations > 0;
+  if (sums_first) {
     sum_columns<T, E>(q, domain);
-    iterate<T, E>(q, domain, q.rows);
+    first_potentials<T, E>(q, domain);
   } else {
-    q.each_part([&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t k = begin; k < end; ++k) domain.clear(k);
-      if (end == q.p.K) domain.pad(end);
-    });
+    start<T, E>(q, domain);
   }
+  iterate<T, E>(q, domain, q.rows, sums_first ? 1 : 0);
   finish<T, E>(q, domain, q.rows, 0.0);
 }
 
@@ -423,7 +434,8 @@ void solve(Problem<T, E> q) {
     const T shift = keeps ? largest_of_row<T>(q.rows.row(0), q.p.K) : T(0);
     if (keeps && keep_exponentials<T>(q, shift)) {
       const auto kept = q.rows.moved_to(q.kept_row(0), q.p.kept.stride_row);
-      iterate<T, E>(q, q.s.linear, kept);
+      first_potentials<T, E>(q, q.s.linear);
+      iterate<T, E>(q, q.s.linear, kept, 1);
       return finish<T, E>(q, q.s.linear, kept, a * double(shift));
     }
   }

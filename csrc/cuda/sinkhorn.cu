@@ -45,6 +45,9 @@ void diagnose(const Call& c) {
                  step);
 }
 
+// Turns after the first kernel's, which there is none of with a start.
+std::int64_t last_turn(const Sinkhorn& in) { return in.iterations - (in.start == nullptr ? 1 : 0); }
+
 // Rows that a team holds.
 template <class E, int kTeam>
 struct Held {
@@ -58,11 +61,13 @@ struct Held {
                      dim3(kAssignThreads), 0, c.stream, d);
       return;
     }
-    const SinkhornStep first = step_of(c, 0, false);
-    SSLKERN_LAUNCH((sinkhorn_first_kernel<E, kTeam>), blocks_of_problems(c, c.chunks.count),
-                   dim3(kAssignThreads), 0, c.stream, first);
-    next_potentials<T>(c, 0);
-    for (std::int64_t turn = 1; turn < in.iterations; ++turn) {
+    if (in.start == nullptr) {
+      const SinkhornStep first = step_of(c, 0, false);
+      SSLKERN_LAUNCH((sinkhorn_first_kernel<E, kTeam>), blocks_of_problems(c, c.chunks.count),
+                     dim3(kAssignThreads), 0, c.stream, first);
+      next_potentials<T>(c, 0);
+    }
+    for (std::int64_t turn = 1; turn <= last_turn(in); ++turn) {
       assign(c, turn, false);
       next_potentials<T>(c, turn);
     }
@@ -96,12 +101,14 @@ struct Long {
   using T = typename ElementOf<E>::Working;
 
   static void iterate(const Call& c) {
-    const SinkhornStep first = step_of(c, 0, false);
-    SSLKERN_LAUNCH((sinkhorn_first_kernel<E, kAssignThreads>),
-                   blocks_of_problems(c, c.chunks.count, segments<E>(c)), dim3(kAssignThreads), 0,
-                   c.stream, first);
-    next_potentials<T>(c, 0);
-    for (std::int64_t turn = 1; turn < c.d.in.iterations; ++turn) {
+    if (c.d.in.start == nullptr) {
+      const SinkhornStep first = step_of(c, 0, false);
+      SSLKERN_LAUNCH((sinkhorn_first_kernel<E, kAssignThreads>),
+                     blocks_of_problems(c, c.chunks.count, segments<E>(c)), dim3(kAssignThreads), 0,
+                     c.stream, first);
+      next_potentials<T>(c, 0);
+    }
+    for (std::int64_t turn = 1; turn <= last_turn(c.d.in); ++turn) {
       sum_rows(c, turn, false);
       sum_columns(c, turn, false);
       next_potentials<T>(c, turn);
@@ -137,13 +144,12 @@ struct Long {
 template <class Way>
 void run(const Call& c) {
   const SinkhornResults& out = c.d.in.results;
-  if (c.d.in.iterations > 0) {
-    Way::iterate(c);
-  } else {
+  if (c.d.in.iterations == 0 || c.d.in.start != nullptr) {
     const SinkhornOnDevice d = c.d;
-    SSLKERN_LAUNCH(sinkhorn_clear_kernel, blocks_for(c.d.in.P * c.d.in.K, kAssignThreads),
+    SSLKERN_LAUNCH(sinkhorn_start_kernel, blocks_for(c.d.in.P * c.d.in.K, kAssignThreads),
                    dim3(kAssignThreads), 0, c.stream, d);
   }
+  if (c.d.in.iterations > 0) Way::iterate(c);
   if (out.plan != nullptr || out.row_potential != nullptr || out.usage != nullptr) Way::finish(c);
 }
 

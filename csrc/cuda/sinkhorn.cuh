@@ -382,10 +382,11 @@ __global__ void __launch_bounds__(kAssignThreads) sinkhorn_potentials_kernel(Sin
       next_potential(in, at.problem, at.k, p.turn, best, got);
 }
 
-// A thread per prototype and problem: g without an iteration.
-__global__ void __launch_bounds__(kAssignThreads) sinkhorn_clear_kernel(SinkhornOnDevice d) {
+// A thread per prototype and problem: g before an iteration.
+__global__ void __launch_bounds__(kAssignThreads) sinkhorn_start_kernel(SinkhornOnDevice d) {
   const std::int64_t i = std::int64_t(blockIdx.x) * kAssignThreads + threadIdx.x;
-  if (i < d.in.P * d.in.K) d.in.results.potential[i] = 0;
+  if (i >= d.in.P * d.in.K) return;
+  d.in.results.potential[i] = d.in.start == nullptr ? 0 : d.in.start[i];
 }
 
 // ---- the plan
@@ -492,7 +493,7 @@ __global__ void __launch_bounds__(kAssignThreads, sizeof(E) == 8 ? 1 : 2)
 
 // Grid (P), block kAssignThreads, 33 KiB of shared memory: all iterations of a problem, and its
 // plan if nothing has to read the scores after that. Its rows are in the first-level cache after
-// the first iteration.
+// the first iteration. With a start g is there.
 template <class E, int kTeam>
 __global__ void __launch_bounds__(kAssignThreads, 1) sinkhorn_block_kernel(SinkhornOnDevice d) {
   using T = typename ElementOf<E>::Working;
@@ -511,19 +512,21 @@ __global__ void __launch_bounds__(kAssignThreads, 1) sinkhorn_block_kernel(Sinkh
   Columns<E, kTeam> columns(in.epsilon, in.probabilities, 0, in.K);
   const Sums all{area, area + Sums::kTotal};
   Items<E> sums;
-  {
+  if (in.start == nullptr) {
     Items<E> largest;
     add_first(rows, chunk, columns, sums, largest);
     Sums::write(all.sums, sums, columns);
     Sums::write(all.largest, largest, columns);
+    __syncthreads();
+    for (int k = int(threadIdx.x); k < in.K; k += kAssignThreads) {
+      const T best = all.largest_of_all(k);
+      const T got = in.probabilities ? all.total(k) : all.total_from(k, best, columns.a);
+      g[k] = next_potential(in, problem, k, 0, best, double(got));
+    }
   }
-  __syncthreads();
-  for (int k = int(threadIdx.x); k < in.K; k += kAssignThreads) {
-    const T best = all.largest_of_all(k);
-    const T got = in.probabilities ? all.total(k) : all.total_from(k, best, columns.a);
-    g[k] = next_potential(in, problem, k, 0, best, double(got));
-  }
-  for (std::int64_t turn = 1; turn < in.iterations; ++turn) {
+  // The first of them is over, unless there is a start.
+  const std::int64_t last = in.iterations - (in.start == nullptr ? 1 : 0);
+  for (std::int64_t turn = 1; turn <= last; ++turn) {
     __syncthreads();  // g is there, and what shared memory held has been read
     columns.load(g);
     const double moved = add_assigned(rows, chunk, columns, f, turn, scratch, sums);

@@ -31,7 +31,7 @@ constexpr double kLargest = std::numeric_limits<double>::max();
 // The arguments of the potentials, as the user gave them.
 struct Arguments {
   Tensor scores;
-  OptionalTensor queue, prototype_marginal, row_weight;
+  OptionalTensor queue, prototype_marginal, row_weight, start;
   double epsilon;
   int64_t iterations;
   std::optional<double> tolerance;
@@ -81,6 +81,15 @@ int64_t rows_of(const Arguments& a) {
   return a.scores.size(-2) + (a.queue ? a.queue->size(-2) : 0);
 }
 
+// How far f moves in the first iteration after a start nobody knows: who iterates that way has to
+// decide when to stop.
+void check_start(const Arguments& a) {
+  check_shares("start", "K", *a.start, a.scores.size(-1), a.scores);
+  SSLKERN_CHECK(TYPE, a.start->scalar_type() == at::kDouble, kOp, "start", "of dtype torch.float64",
+                dtype_name(a.start->scalar_type()));
+  SSLKERN_CHECK(VALUE, !a.tolerance, kOp, "tolerance", "None with a start", *a.tolerance);
+}
+
 void check_arguments(const Arguments& a) {
   check_scores(a.scores, a.epsilon);
   if (a.queue) check_queue(*a.queue, a.scores);
@@ -92,6 +101,7 @@ void check_arguments(const Arguments& a) {
   }
   SSLKERN_CHECK(VALUE, a.iterations >= 0, kOp, "iterations", "at least 0", a.iterations);
   if (a.tolerance) check_positive(kOp, "tolerance", *a.tolerance);
+  if (a.start) check_start(a);
 }
 
 // Exponentials have no sign; probabilities that have one are a mistake.
@@ -199,6 +209,7 @@ Tensor memory_for_exponentials(const Arguments& a, const Wanted& wanted) {
   const auto dtype = a.scores.scalar_type();
   const bool queued = a.queue && a.queue->numel() > 0;
   if (a.from_probabilities || a.iterations == 0) return Tensor();  // nothing is computed twice
+  if (a.start) return Tensor();  // nor is it in the one iteration that a start mostly is for
   if (accumulate_dtype(dtype) != dtype || queued || wanted.in_place) return Tensor();
   if (wanted.plan.defined()) return wanted.plan;
   return a.scores.nbytes() <= kMostBytes ? empty(a.scores.sizes(), dtype, a.scores) : Tensor();
@@ -207,7 +218,7 @@ Tensor memory_for_exponentials(const Arguments& a, const Wanted& wanted) {
 // All that a backend needs, in the layout that the kernels read. Sizes and numbers are set in
 // `call`, its pointers not yet.
 struct Prepared {
-  Tensor scores, queue, marginal, weight, plan;  // the last four may be undefined
+  Tensor scores, queue, marginal, weight, start, plan;  // all but the first may be undefined
   Results results;
   Sinkhorn call;
 };
@@ -242,6 +253,7 @@ Prepared prepare(const Arguments& a, const Wanted& wanted) {
   p.K = x.scores.size(2);
   if (a.prototype_marginal) x.marginal = checked_marginal(*a.prototype_marginal, p.P);
   if (a.row_weight) x.weight = checked_weight(*a.row_weight, p.P);
+  if (a.start) x.start = for_each_problem(*a.start, p.P);
   if (a.queue && a.queue->numel() > 0) x.queue = as_problems(*a.queue);
   if (wanted.plan.defined()) {
     x.plan = wanted.plan.dim() == 2 ? wanted.plan.unsqueeze(0) : wanted.plan;
@@ -269,6 +281,7 @@ void set_inputs(const Prepared& x, Sinkhorn& p, const Read& read) {
   if (x.queue.defined()) p.queue = rows_in(x.queue);
   if (x.marginal.defined()) p.marginal = static_cast<const double*>(read(x.marginal));
   if (x.weight.defined()) p.weight = static_cast<const double*>(read(x.weight));
+  if (x.start.defined()) p.start = static_cast<const double*>(read(x.start));
 }
 
 template <class Write>
@@ -374,9 +387,10 @@ void check_out(const Tensor& out, const Tensor& scores) {
 
 Tensor sinkhorn_potential(const Tensor& scores, const OptionalTensor& queue,
                           const OptionalTensor& prototype_marginal,
-                          const OptionalTensor& row_weight, double epsilon, int64_t iterations,
-                          std::optional<double> tolerance, bool from_probabilities) {
-  const Arguments a{scores,  queue,      prototype_marginal, row_weight,
+                          const OptionalTensor& row_weight, const OptionalTensor& start,
+                          double epsilon, int64_t iterations, std::optional<double> tolerance,
+                          bool from_probabilities) {
+  const Arguments a{scores,  queue,      prototype_marginal, row_weight,        start,
                     epsilon, iterations, tolerance,          from_probabilities};
   check_arguments(a);
   return run(a, {}).potential;
@@ -384,10 +398,10 @@ Tensor sinkhorn_potential(const Tensor& scores, const OptionalTensor& queue,
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan(
     const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
-    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
-    std::optional<double> tolerance, bool from_probabilities, bool hard, bool potentials,
-    bool diagnostics) {
-  const Arguments a{scores,  queue,      prototype_marginal, row_weight,
+    const OptionalTensor& row_weight, const OptionalTensor& start, double epsilon,
+    int64_t iterations, std::optional<double> tolerance, bool from_probabilities, bool hard,
+    bool potentials, bool diagnostics) {
+  const Arguments a{scores,  queue,      prototype_marginal, row_weight,        start,
                     epsilon, iterations, tolerance,          from_probabilities};
   check_arguments(a);
   const Tensor plan = empty(scores.sizes(), scores.scalar_type(), scores);
@@ -397,10 +411,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_out(
     const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
-    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
-    std::optional<double> tolerance, bool from_probabilities, bool hard, bool potentials,
-    bool diagnostics, const Tensor& out) {
-  const Arguments a{scores,  queue,      prototype_marginal, row_weight,
+    const OptionalTensor& row_weight, const OptionalTensor& start, double epsilon,
+    int64_t iterations, std::optional<double> tolerance, bool from_probabilities, bool hard,
+    bool potentials, bool diagnostics, const Tensor& out) {
+  const Arguments a{scores,  queue,      prototype_marginal, row_weight,        start,
                     epsilon, iterations, tolerance,          from_probabilities};
   check_arguments(a);
   check_out(out, scores);
@@ -419,35 +433,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_out(
 
 Tensor sinkhorn_potential_unsupported(const Tensor& scores, const OptionalTensor& queue,
                                       const OptionalTensor& prototype_marginal,
-                                      const OptionalTensor& row_weight, double epsilon,
-                                      int64_t iterations, std::optional<double> tolerance,
-                                      bool from_probabilities) {
-  refuse_device({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
-                 from_probabilities});
+                                      const OptionalTensor& row_weight, const OptionalTensor& start,
+                                      double epsilon, int64_t iterations,
+                                      std::optional<double> tolerance, bool from_probabilities) {
+  refuse_device({scores, queue, prototype_marginal, row_weight, start, epsilon, iterations,
+                 tolerance, from_probabilities});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_unsupported(
     const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
-    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
-    std::optional<double> tolerance, bool from_probabilities, bool, bool, bool) {
-  refuse_device({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
-                 from_probabilities});
+    const OptionalTensor& row_weight, const OptionalTensor& start, double epsilon,
+    int64_t iterations, std::optional<double> tolerance, bool from_probabilities, bool, bool,
+    bool) {
+  refuse_device({scores, queue, prototype_marginal, row_weight, start, epsilon, iterations,
+                 tolerance, from_probabilities});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_out_unsupported(
     const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
-    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
-    std::optional<double> tolerance, bool from_probabilities, bool, bool, bool, const Tensor& out) {
+    const OptionalTensor& row_weight, const OptionalTensor& start, double epsilon,
+    int64_t iterations, std::optional<double> tolerance, bool from_probabilities, bool, bool, bool,
+    const Tensor& out) {
   check_float_tensor(kOp, "out", out);
-  refuse_device({scores, queue, prototype_marginal, row_weight, epsilon, iterations, tolerance,
-                 from_probabilities});
+  refuse_device({scores, queue, prototype_marginal, row_weight, start, epsilon, iterations,
+                 tolerance, from_probabilities});
 }
 
 Tensor sinkhorn_potential_autocast(const Tensor& scores, const OptionalTensor& queue,
                                    const OptionalTensor& prototype_marginal,
-                                   const OptionalTensor& row_weight, double epsilon,
-                                   int64_t iterations, std::optional<double> tolerance,
-                                   bool from_probabilities) {
+                                   const OptionalTensor& row_weight, const OptionalTensor& start,
+                                   double epsilon, int64_t iterations,
+                                   std::optional<double> tolerance, bool from_probabilities) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   Tensor s = scores;
   OptionalTensor q = queue;
@@ -455,16 +471,16 @@ Tensor sinkhorn_potential_autocast(const Tensor& scores, const OptionalTensor& q
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("sslkern::sinkhorn_potential", "")
                              .typed<decltype(sinkhorn_potential)>();
-  return op.call(s, q, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+  return op.call(s, q, prototype_marginal, row_weight, start, epsilon, iterations, tolerance,
                  from_probabilities);
 }
 
 // The plan is of the promoted dtype. With `out`, whose dtype is given, nothing is promoted.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_autocast(
     const Tensor& scores, const OptionalTensor& queue, const OptionalTensor& prototype_marginal,
-    const OptionalTensor& row_weight, double epsilon, int64_t iterations,
-    std::optional<double> tolerance, bool from_probabilities, bool hard, bool potentials,
-    bool diagnostics) {
+    const OptionalTensor& row_weight, const OptionalTensor& start, double epsilon,
+    int64_t iterations, std::optional<double> tolerance, bool from_probabilities, bool hard,
+    bool potentials, bool diagnostics) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   Tensor s = scores;
   OptionalTensor q = queue;
@@ -472,24 +488,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sinkhorn_plan_autocast(
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("sslkern::sinkhorn_plan", "")
                              .typed<decltype(sinkhorn_plan)>();
-  return op.call(s, q, prototype_marginal, row_weight, epsilon, iterations, tolerance,
+  return op.call(s, q, prototype_marginal, row_weight, start, epsilon, iterations, tolerance,
                  from_probabilities, hard, potentials, diagnostics);
 }
 
 TORCH_LIBRARY_FRAGMENT(sslkern, m) {
   m.def(
       "sinkhorn_potential(Tensor scores, Tensor? queue, Tensor? prototype_marginal, "
-      "Tensor? row_weight, float epsilon, int iterations, float? tolerance, "
+      "Tensor? row_weight, Tensor? start, float epsilon, int iterations, float? tolerance, "
       "bool from_probabilities) -> Tensor");
   m.def(
       "sinkhorn_plan(Tensor scores, Tensor? queue, Tensor? prototype_marginal, "
-      "Tensor? row_weight, float epsilon, int iterations, float? tolerance, "
+      "Tensor? row_weight, Tensor? start, float epsilon, int iterations, float? tolerance, "
       "bool from_probabilities, bool hard, bool potentials, bool diagnostics) -> (Tensor plan, "
       "Tensor potential, "
       "Tensor row_potential, Tensor usage, Tensor entropy)");
   m.def(
       "sinkhorn_plan_out(Tensor scores, Tensor? queue, Tensor? prototype_marginal, "
-      "Tensor? row_weight, float epsilon, int iterations, float? tolerance, "
+      "Tensor? row_weight, Tensor? start, float epsilon, int iterations, float? tolerance, "
       "bool from_probabilities, bool hard, bool potentials, bool diagnostics, Tensor(a!) out) -> "
       "(Tensor potential, Tensor row_potential, Tensor usage, Tensor entropy)");
 }

@@ -123,7 +123,7 @@ def sinkhorn(
     if from_probabilities and epsilon != EPSILON:
         refuse(_OP, "epsilon", "left alone with from_probabilities", epsilon)
     arguments = (
-        *(scores, queue, *shares, float(epsilon), int(iterations), tolerance),
+        *(scores, queue, *shares, None, float(epsilon), int(iterations), tolerance),
         *(from_probabilities, hard, return_potentials, return_diagnostics),
     )
     if out is None:
@@ -145,7 +145,7 @@ def sinkhorn_potential(
 ) -> Tensor:
     """The potentials of the prototypes alone, (K,) in float64, for losses that form the plan."""
     potential: Tensor = torch.ops.sslkern.sinkhorn_potential(
-        scores.detach(), queue, None, None, float(epsilon), int(iterations), None, False
+        scores.detach(), queue, None, None, None, float(epsilon), int(iterations), None, False
     )
     return potential
 
