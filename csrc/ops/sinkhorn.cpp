@@ -212,6 +212,7 @@ Tensor memory_for_exponentials(const Arguments& a, const Wanted& wanted) {
   if (a.start) return Tensor();  // nor is it in the one iteration that a start mostly is for
   if (accumulate_dtype(dtype) != dtype || queued || wanted.in_place) return Tensor();
   if (wanted.plan.defined()) return wanted.plan;
+  if (a.iterations == 1) return Tensor();
   return a.scores.nbytes() <= kMostBytes ? empty(a.scores.sizes(), dtype, a.scores) : Tensor();
 }
 
