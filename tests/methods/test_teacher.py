@@ -73,9 +73,94 @@ def test_state_holds_the_weights() -> None:
     assert torch.equal(restored.module[0].weight, teacher.module[0].weight)
 
 
-def test_student_of_another_structure_is_an_error() -> None:
-    with pytest.raises(ValueError, match="argument"):
-        Teacher(student(1.0)).update(nn.Linear(2, 3).double())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("convert", ["before", "after"])
+def test_half_weights_follow_at_a_momentum_near_one(dtype: torch.dtype, convert: str) -> None:
+    """2 000 steps of a thousandth towards 2 from 1: each is less than a half can hold."""
+    start, goal = (nn.utils.skip_init(nn.Linear, 3, 2) for _ in range(2))
+    for net, value in ((start, 1.0), (goal, 2.0)):
+        for parameter in net.parameters():
+            nn.init.constant_(parameter, value)
+    teacher = Teacher(start.to(dtype) if convert == "before" else start, 0.999)
+    teacher.to(dtype)
+    goal.to(dtype)
+    for i in range(2000):
+        if i == 1000:  # a save and load keep what a half cannot
+            restored = Teacher(goal, 0.999)
+            restored.load_state_dict(teacher.state_dict())
+            teacher = restored
+        teacher.update(goal)
+    for weight in teacher.module.parameters():
+        assert weight.dtype == dtype
+        torch.testing.assert_close(weight, torch.full_like(weight, 2 - 0.999**2000))
+    assert {x.dtype for x in teacher.buffers()} == {torch.float32}
+    assert not list(teacher.to(torch.float32).buffers())
+
+
+def test_half_buffers_that_are_averaged_follow_too() -> None:
+    start, goal = student(1.0).bfloat16(), student(2.0).bfloat16()
+    teacher = Teacher(start, 0.999, buffers="average")
+    for _ in range(1000):
+        teacher.update(goal)
+    mean = teacher.module[1].running_mean
+    torch.testing.assert_close(mean, torch.full_like(mean, 2 - 0.999**1000))
+
+
+def test_half_weights_that_were_written_to_are_believed() -> None:
+    teacher = Teacher(student(1.0).bfloat16(), 0.5)
+    teacher.module.load_state_dict(student(8.0).bfloat16().state_dict())
+    teacher.update(student(4.0).bfloat16())
+    assert torch.equal(teacher.module[0].weight, torch.full((3, 2), 6.0).bfloat16())
+
+
+class Other(nn.Module):
+    """The student's parameters, the two of the norm in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.Module()
+        norm.bias = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+        norm.weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        self.add_module("0", nn.Linear(2, 3).double())
+        self.add_module("1", norm)
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        (nn.Linear(2, 3), "no 0.weight"),
+        (
+            nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(3)),
+            r"0.weight of shape \(1, 2\), where was",
+        ),
+        (nn.Sequential(nn.Linear(2, 3)), "no 1.weight"),
+        (
+            nn.Sequential(*student(1.0), nn.Linear(3, 1)),
+            r"2.weight of shape \(1, 3\), where was nothing of that name",
+        ),
+        (Other(), "another order of its parts"),
+    ],
+)
+def test_student_of_another_structure_is_refused(other: nn.Module, found: str) -> None:
+    teacher = Teacher(student(1.0))
+    message = f"Teacher: expected student to be of the structure that was copied, got {found}"
+    with pytest.raises(ValueError, match=message):
+        teacher.update(other.double())
+
+
+def test_student_with_other_buffers_is_refused_where_they_are_taken() -> None:
+    other = student(1.0)
+    other[1] = nn.BatchNorm1d(3, track_running_stats=False).double()
+    Teacher(student(1.0)).update(other)
+    with pytest.raises(ValueError, match=r"got no 1\.running_mean"):
+        Teacher(student(1.0), buffers="copy").update(other)
+
+
+def test_compiled_student_is_of_the_same_structure() -> None:
+    net = student(2.0)
+    teacher = Teacher(student(1.0), 0.5)
+    teacher.update(torch.compile(net))
+    torch.testing.assert_close(teacher.module[0].weight, torch.full((3, 2), 1.5).double())
 
 
 @pytest.mark.parametrize(
