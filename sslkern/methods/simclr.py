@@ -23,7 +23,9 @@ class SimCLR(Method):
 
     The loss looks at :math:`z`; what is kept after training is :math:`h`, that is
     ``model.encoder``. Both views go through the encoder as one batch of 2B, so batch normalisation
-    sees both, as in the paper's code.
+    sees both, as in the paper's code. The paper's head has no norm; that of its code has a second
+    one, after the last layer, which is left out. The temperature is the paper's for small
+    images; for ImageNet it is 0.1. The code's loss is the sum of both halves' means, twice this.
 
     Args:
         encoder: Maps views (B, ...) to features (B, feature_dim).
@@ -67,7 +69,8 @@ class SimCLR(Method):
         check_positive_number(temperature, "temperature", self.op)
         self.encoder = encoder
         self.feature_dim = feature_dim
-        self.head = mlp([feature_dim, hidden_dim or feature_dim, projection_dim])
+        hidden_dim = feature_dim if hidden_dim is None else hidden_dim
+        self.head = mlp([feature_dim, hidden_dim, projection_dim])
         self.temperature = temperature
         self.loss = loss
 

@@ -241,6 +241,12 @@ def test_options_have_types() -> None:
         LARS([parameter(2)], lr="fast")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected adapt to be a bool or None, got int"):
         LARS([{"params": [parameter(2)], "adapt": 1}], lr=0.1)
+    with pytest.raises(TypeError, match="expected clip to be a bool, got float"):
+        LARS([parameter(2)], lr=0.1, clip=0.02)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected clip to be a bool, got NoneType"):
+        LARS([{"params": [parameter(2)], "clip": None}], lr=0.1)
+    with pytest.raises(TypeError, match="expected exclude to be a function of a parameter, got l"):
+        LARS([parameter(2)], lr=0.1, exclude=["bias"])  # type: ignore[arg-type]
 
 
 def test_sparse_gradients_are_refused() -> None:

@@ -27,12 +27,13 @@ def mlp(
 
     A linear layer has a bias where no batch norm follows, which would subtract it again.
 
-    The heads of the papers, for features of width F:
+    The heads of the methods here, for features of width F:
 
     ========================  ==================================================================
     SimCLR, SwAV              ``mlp([F, F, D])``; version 2 ``mlp([F, F, F, D])``
     MoCo                      version 1 ``mlp([F, D])``; 2 ``mlp([F, F, D], norm="none")``
-    MoCo version 3            projector ``mlp([F, H, H, D], last_norm="plain")``, predictor
+    MoCo version 3            projector ``mlp([F, H, H, D], last_norm="plain")``, of ResNets
+                              ``mlp([F, H, D], last_norm="plain")``; predictor
                               ``mlp([D, H, D], last_norm="plain")``
     BYOL                      projector ``mlp([F, H, D])``, predictor ``mlp([D, H, D])``
     SimSiam                   projector ``mlp([F, D, D, D], last_norm="plain")``, predictor
@@ -40,6 +41,11 @@ def mlp(
     Barlow Twins, VICReg      ``mlp([F, D, D, D])``
     DINO                      `DINOHead`
     ========================  ==================================================================
+
+    Where papers and their code disagree: SimCLR's paper has no norm in its head, its code one after
+    each linear layer, of which the last has a scale and no shift; the nearest to it is
+    ``mlp([F, F, D], last_norm="batch")``. The last layers of BYOL, Barlow Twins and VICReg have no
+    bias in their code; here they have one, which the losses of the last two do not see.
 
     Args:
         dims: Widths of the input, the hidden layers and the output: at least two.

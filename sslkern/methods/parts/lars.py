@@ -52,7 +52,8 @@ class LARS(torch.optim.Optimizer):
 
     Raises:
         ValueError: For a number outside its range, here or in a group.
-        TypeError: For what is no number; in ``step`` for sparse gradients.
+        TypeError: For what is no number, or no bool where one is meant; in ``step`` for sparse
+            gradients.
 
     Example:
         >>> import torch
@@ -80,6 +81,11 @@ class LARS(torch.optim.Optimizer):
         clip: bool = False,
         exclude: Callable[[Tensor], bool] = is_vector,
     ) -> None:
+        if not callable(exclude):
+            raise TypeError(
+                f"sslkern::{_OP}: expected exclude to be a function of a parameter, "
+                f"got {type(exclude).__name__}"
+            )
         self.exclude = exclude
         defaults = {
             "lr": lr,
@@ -98,7 +104,8 @@ class LARS(torch.optim.Optimizer):
 
         Raises:
             ValueError: For a number outside its range.
-            TypeError: For what is no number, and an ``adapt`` that is no bool and not None.
+            TypeError: For what is no number, a ``clip`` that is no bool, and an ``adapt`` that is
+                neither a bool nor None.
         """
         _check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
@@ -164,8 +171,8 @@ def _check_group(group: dict[str, Any]) -> None:
     check_not_negative(group["weight_decay"], "weight_decay", _OP)
     check_positive_number(group["trust_coefficient"], "trust_coefficient", _OP)
     check_positive_number(group["eps"], "eps", _OP)
-    adapt = group["adapt"]
-    if adapt is not None and not isinstance(adapt, bool):
-        raise TypeError(
-            f"sslkern::{_OP}: expected adapt to be a bool or None, got {type(adapt).__name__}"
-        )
+    for name, kinds in (("clip", (bool,)), ("adapt", (bool, type(None)))):
+        if not isinstance(group[name], kinds):
+            kind = "a bool or None" if len(kinds) == 2 else "a bool"
+            got = type(group[name]).__name__
+            raise TypeError(f"sslkern::{_OP}: expected {name} to be {kind}, got {got}")

@@ -10,6 +10,10 @@ from sslkern.ops._common import check_number, refuse
 def warmup_cosine(progress: float, warmup: float = 0.1, final: float = 0.0) -> float:
     """Factor of the learning rate: a line from 0 to 1, then half a cosine down to ``final``.
 
+    At progress 0 the factor is 0, as in the code of SimCLR, BYOL, Barlow Twins and MoCo v3: a first
+    step of that rate moves nothing. ``(step + 1) / steps`` in place of ``step / steps`` makes the
+    first step count.
+
     Args:
         progress: Share of the training that is done, from 0 to 1.
         warmup: Share of the training that the line takes, from 0 to below 1.
