@@ -39,7 +39,7 @@ class MoCo(Method):
         queue_size: Keys that are kept.
         temperature: tau; that of the version if not given.
         momentum: Of the key encoder, from 0 to 1.
-        key_parts: Parts of the batch for the key encoder; 1 keeps the batch as it is.
+        key_parts: Parts of the batch for the key encoder, as equal as can be; 1 keeps it whole.
 
     Raises:
         ValueError: If a size or the temperature is not positive, or the momentum is outside [0, 1].
@@ -130,7 +130,7 @@ def in_parts(module: nn.Module, batch: Tensor, parts: int) -> Tensor:
         return out
     # No randperm: torch 2.13 does not compile taking rows in its order.
     order = torch.rand(len(batch), device=batch.device).argsort()
-    shuffled = torch.cat([module(part) for part in batch[order].chunk(parts)])
+    shuffled = torch.cat([module(part) for part in batch[order].tensor_split(parts)])
     return shuffled[order.argsort()]
 
 

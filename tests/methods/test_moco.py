@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sslkern.methods import MoCo
 
-QUEUE, BATCH = 14, 6  # the third batch goes round the end of the queue
+QUEUE, BATCH = 16, 7  # the third batch goes round the end of the queue, parts are not equal
 
 
 def make(**options: Any) -> MoCo:
@@ -36,10 +36,11 @@ def plain_key(m: MoCo, view: Tensor) -> Tensor:
     if m.key_parts == 1:
         return m.teacher.module(view)
     order = torch.rand(BATCH).argsort().tolist()
-    size = BATCH // m.key_parts
     keys: dict[int, Tensor] = {}
-    for first in range(0, BATCH, size):
-        part = order[first : first + size]
+    for i in range(m.key_parts):
+        longer = BATCH % m.key_parts
+        first, size = i * (BATCH // m.key_parts) + min(i, longer), BATCH // m.key_parts
+        part = order[first : first + size + (i < longer)]
         keys.update(zip(part, m.teacher.module(view[part]), strict=True))
     return torch.stack([keys[i] for i in range(BATCH)])
 
@@ -91,5 +92,5 @@ def test_single_sample_is_refused_where_a_norm_needs_two() -> None:
 
 
 def test_parts_too_small_for_a_norm_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 8 samples for 4 parts, got 6"):
+    with pytest.raises(ValueError, match="at least 8 samples for 4 parts, got 7"):
         make(key_parts=4)(*image_batches(batch=BATCH)[0])
