@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import sslkern.methods
 from sslkern.data import LOADERS, Samples, load_data
 from sslkern.methods import Method
 from sslkern.train import TrainConfig, Trainer
+from sslkern.train.engine import build_model
 from sslkern.train.recipes import load_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +106,53 @@ def test_step_moves_every_parameter_that_the_optimizer_has(name: str) -> None:
         if value.requires_grad and torch.equal(value, before[key])
     }
     assert not still
+
+
+def one_recipe_of_each_method() -> list[str]:
+    found: dict[type[Method], str] = {}
+    for name in recipe_names():
+        config = config_of(name)
+        found.setdefault(type(build_model(config, few_samples(config))), name)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_step_under_autocast_is_about_the_same(name: str) -> None:
+    plain, autocast = (config_of(name, amp=amp) for amp in (False, True))
+    losses = [Trainer(c, few_samples(c)).run_step()["loss"] for c in (plain, autocast)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("name", one_recipe_of_each_method())
+def test_compiled_step_is_one_graph_and_equals_the_eager_one(name: str) -> None:
+    eager, compiled = eager_and_compiled(name, "aot_eager")
+    assert compiled.run_step() == eager.run_step()
+    expected = eager.model.state_dict()
+    for key, value in compiled.model.state_dict().items():
+        torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["moco_v2", "swav"])  # a queue and a teacher; prototypes
+def test_default_backend_trains(name: str) -> None:
+    with torch._inductor.config.patch(fallback_random=True):  # the numbers of eager PyTorch
+        eager, compiled = eager_and_compiled(name, "inductor")
+        for _ in range(2):
+            assert compiled.run_step()["loss"] == pytest.approx(eager.run_step()["loss"], rel=1e-3)
+
+
+def eager_and_compiled(name: str, backend: str) -> tuple[Trainer, Trainer]:
+    config = config_of(name)
+    eager, compiled = (Trainer(config, few_samples(config)) for _ in range(2))
+    torch.compiler.reset()
+    compiled._call = torch.compile(compiled.model, backend=backend, fullgraph=True)
+    return eager, compiled
+
+
+@pytest.fixture(autouse=True)
+def _graphs_of_gru() -> Iterator[None]:
+    """torch.compile breaks the graph at the GRU of CPC otherwise."""
+    with torch._dynamo.config.patch(allow_rnn=True):
+        yield
 
 
 @pytest.mark.parametrize(

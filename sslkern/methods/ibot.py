@@ -10,7 +10,13 @@ from sslkern.methods.parts.crops import check_crops
 from sslkern.methods.parts.dino_head import DINOHead
 from sslkern.methods.parts.heads import Norm
 from sslkern.methods.parts.multicrop import encode_crops
-from sslkern.methods.parts.patches import PatchEmbedding, encode_tokens, random_blocks
+from sslkern.methods.parts.patches import (
+    PatchEmbedding,
+    encode_tokens,
+    most_in_block,
+    random_blocks,
+    take_tokens,
+)
 from sslkern.methods.parts.schedules import check_share
 from sslkern.methods.parts.targets import TeacherTargets, across
 from sslkern.methods.parts.teacher import Teacher
@@ -46,8 +52,8 @@ class IBOT(Method):
         out_dim: Number K of scores.
         hidden_dim: Width of the head's hidden layers.
         bottleneck_dim: Width of the head's bottleneck.
-        head_norm: Of the head's hidden layers; batch norms see the [CLS] of all crops, and the
-            patches, as a batch each.
+        head_norm: Of the head's hidden layers; batch norms see the [CLS] of all crops, and as
+            many patches of each view as may be masked, as a batch each.
         freeze_iterations: First backward passes that leave the head's last layer as it is.
         student_temperature: tau_s.
         teacher_temperature: tau_t of [CLS], after the warm-up.
@@ -132,6 +138,7 @@ class IBOT(Method):
         )
         self.mask_probability = mask_probability
         self.mask_ratio = mask_ratio
+        self.most_masked = most_in_block(self.embed.grid, max(mask_ratio))
         self.patch_weight = patch_weight
         self.large_crops = large_crops
         self.teacher = Teacher(self._student(), momentum, "cosine")
@@ -191,15 +198,17 @@ class IBOT(Method):
 
     def _patch_loss(self, tokens: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         """Mean over views of the mean over the masked patches of each."""
-        chosen = mask.clone()
-        # Some rows at least, enough for a batch norm, without weight where they are not masked.
-        chosen.view(-1)[:2] = True
+        # As many of each view as may be masked, so that no shape depends on what was drawn: the
+        # masked ones first, the others without weight.
+        places = (~mask).to(torch.int8).argsort(dim=1, stable=True)[:, : self.most_masked]
         losses: Tensor = self.patch_targets(
-            self.head(tokens[chosen]), teacher[chosen], reduction="none"
+            self.head(take_tokens(tokens, places).flatten(0, 1)),
+            take_tokens(teacher, places).flatten(0, 1),
+            reduction="none",
         )
-        masked = mask.to(losses.dtype)
+        masked = mask.gather(1, places).to(losses.dtype)
         weight = masked / masked.sum(1, keepdim=True).clamp_min(1)
-        return (losses * weight[chosen]).sum() / len(mask)
+        return (losses * weight.flatten()).sum() / len(mask)
 
     def _check(self, crops: tuple[Tensor, ...]) -> None:
         check_crops(crops, self.large_crops, _OP, norms=[self.encoder, self.head])

@@ -122,9 +122,8 @@ class Word2Vec(Method):
             query, self.output.to(query.dtype), positive, negative, weight=weight.to(query.dtype)
         )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def draw(self, count: int) -> Tensor:
-        """Noise words (count, K), on the device of the counts; outside of compiled graphs."""
+        """Noise words (count, K), on the device of the counts."""
         return self.noise.sample((count, self.negatives))
 
     def mean_vector(self, words: Tensor, there: Tensor) -> Tensor:

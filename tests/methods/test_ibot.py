@@ -11,7 +11,7 @@ from steps import Batch, check_steps, unit
 from torch import Tensor, nn
 
 from sslkern.methods import IBOT, DINOHead
-from sslkern.methods.parts.patches import PatchEmbedding, patchify
+from sslkern.methods.parts.patches import PatchEmbedding, most_in_block, patchify, random_blocks
 
 PATCHES = 16
 
@@ -76,9 +76,11 @@ def plain_loss(m: IBOT, *crops: Tensor) -> Tensor:
     log_p = [(s / 0.1).log_softmax(1) for s in student]
     pairs = [(t, s) for t in range(2) for s in range(4) if s != t]
     loss = sum(-(q[t] * log_p[s]).sum(1).mean() for t, s in pairs) / 6
-    chosen = mask.clone()
-    chosen[0, :2] = True  # as the batch norm of the head sees them
+    chosen = mask.clone()  # as the batch norm of the head sees them: nine patches of each view
+    for row in chosen:
+        row[(~row).nonzero()[: 9 - int(row.sum()), 0]] = True
     scores = torch.zeros(12, PATCHES, 7, dtype=torch.float64)
+    assert chosen.sum() == 9 * 12
     scores[chosen] = plain_head(m.head, tokens[:, 1:][chosen])
     costs = -(q_patches * (scores / 0.1).log_softmax(2)).sum(2)
     for i in range(12):
@@ -123,6 +125,16 @@ def test_share_of_masked_views() -> None:
     masks = make(mask_probability=0.25).draw_masks(4000, torch.device("cpu"))
     share = float(masks.any(1).double().mean())
     assert abs(share - 0.25) < 6 * (0.25 * 0.75 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [((4, 4), 0.5), ((7, 5), 0.3), ((14, 14), 0.05)])
+def test_no_block_has_more_patches_than_room_is_made_for(
+    grid: tuple[int, int], ratio: float
+) -> None:
+    torch.manual_seed(0)
+    most = most_in_block(grid, ratio)
+    found = random_blocks(20000, grid, (ratio, ratio), torch.device("cpu")).sum(1).max()
+    assert found <= most < grid[0] * grid[1]
 
 
 def test_no_gradient_reaches_the_teacher() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 
@@ -281,6 +283,13 @@ def random_blocks(
     rows, columns = inside
     block: Tensor = rows[:, :, None] & columns[:, None, :]
     return block.flatten(1)
+
+
+def most_in_block(grid: tuple[int, int], ratio: float) -> int:
+    """At least as many patches as a rectangle of `random_blocks` has, for the largest share."""
+    area = ratio * grid[0] * grid[1]
+    sides = product(*(range(1, side + 1) for side in grid))
+    return max(h * w for h, w in sides if min(h, w) == 1 or (h - 0.5) * (w - 0.5) <= area)
 
 
 def encode_tokens(encoder: nn.Module, tokens: Tensor, op: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,8 +72,8 @@ class UnigramSampler:
             Rows in [0, V), int64, of this shape.
         """
         total = self._cumulative[-1]
-        place = torch.rand(
-            shape, generator=generator, dtype=torch.float64, device=total.device
-        ).mul_(total)
+        # torch 2.13 compiles no draw whose generator is given, be it None, for shapes that change.
+        source: dict[str, Any] = {} if generator is None else {"generator": generator}
+        place = torch.rand(shape, dtype=torch.float64, device=total.device, **source).mul_(total)
         # Below the total even after rounding, because rand gives at most 1 - 2^-53.
         return torch.searchsorted(self._cumulative, place, right=True)
