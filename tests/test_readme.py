@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
+from sslkern.train import TrainConfig
 from sslkern.train.recipes import recipe_names
 
 ROOT = Path(__file__).parents[1]
@@ -41,3 +44,20 @@ def test_every_method_showed_its_evidence() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "train" / "quick.json").read_text())
     assert set(results) == set(recipe_names())
     assert [name for name, row in results.items() if not row["evidence"]["holds"]] == []
+
+
+def test_table_of_the_whole_run_is_what_the_results_say() -> None:
+    folder = ROOT / "benchmarks" / "results" / "train"
+    runs = [json.loads((folder / f"seed{seed}.json").read_text()) for seed in range(3)]
+    config = TrainConfig.of("simclr")
+    assert [run["config"] for run in runs] == [
+        dataclasses.replace(config, seed=seed).as_dict() for seed in range(3)
+    ]
+    for label, name in (
+        ("raw pixels", "raw pixels"),
+        ("untrained encoder", "untrained"),
+        (f"SimCLR, {config.epochs} epochs", "trained"),
+    ):
+        found = [run["measures"][name]["linear"] for run in runs]
+        cells = " | ".join(f"{x:.3f}" for x in (*found, fmean(found)))
+        assert f"| {label} | {cells} |" in (ROOT / "README.md").read_text()

@@ -21,7 +21,13 @@ from sslkern.train.checkpoint import Checkpoint, CheckpointError
 from sslkern.train.config import DTYPES, TrainConfig
 from sslkern.train.engine import Record, Trainer, build_model, fit
 from sslkern.train.images import RAW, image_features
-from sslkern.train.plots import plot_collapse, plot_embedding, plot_loss
+from sslkern.train.plots import (
+    plot_collapse,
+    plot_embedding,
+    plot_loss,
+    watched,
+    watched_names,
+)
 from sslkern.train.progress import TrainProgress
 from sslkern.train.recipe import Measures
 from sslkern.train.report import print_report
@@ -169,7 +175,7 @@ def _plot(trainer: Trainer, train: Samples, test: Samples, folder: Path) -> None
     config, recipe = trainer.config, trainer.recipe
     title = f"{recipe.title} on {config.data}, batch {config.batch_size}"
     plot_loss(trainer.history, title, folder / LOSS_PLOT_NAME)
-    if recipe.embed is not None:
+    if watched(trainer.history):  # not where no epoch has ended
         plot_collapse(trainer.history, title, folder / COLLAPSE_PLOT_NAME)
     if (
         isinstance(train, LabelledImages)
@@ -214,8 +220,5 @@ def _summary(
 
 
 def _last_collapse(history: list[Record]) -> dict[str, float]:
-    watched = [record for record in history if "std" in record]
-    return {k: v for k, v in watched[-1].items() if k not in _STEP} if watched else {}
-
-
-_STEP = ("step", "epoch", "loss", "lr")
+    found = watched(history)
+    return {name: found[-1][name] for name in watched_names(found)} if found else {}

@@ -41,17 +41,30 @@ def plot_loss(history: Sequence[Record], title: str, path: Path) -> None:
 
 
 def plot_collapse(history: Sequence[Record], title: str, path: Path) -> None:
-    """Write what was watched of the embeddings after each epoch, a panel each, as a PNG."""
-    watched = [record for record in history if "std" in record]
-    names = [name for name in watched[0] if name not in ("step", "epoch", "loss", "lr")]
+    """Write what was watched of the embeddings after each epoch, a panel each, as a PNG.
+
+    At least one epoch must have ended.
+    """
+    records = watched(history)
+    names = watched_names(records)
     figure = Figure(figsize=(3 * len(names), 3), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        axes.plot([r["epoch"] for r in watched], [r[name] for r in watched], marker=".")
+        axes.plot([r["epoch"] for r in records], [r[name] for r in records], marker=".")
         axes.set(xlabel="epoch", title=name)
         axes.grid(alpha=0.3)
     save(figure, path)
+
+
+def watched(history: Sequence[Record]) -> list[Record]:
+    """The records that say how far embeddings are from collapse."""
+    return [record for record in history if "std" in record]
+
+
+def watched_names(records: Sequence[Record]) -> list[str]:
+    """What they say of it."""
+    return [name for name in records[0] if name not in ("step", "epoch", "loss", "lr")]
 
 
 def plot_embedding(
