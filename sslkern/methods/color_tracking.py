@@ -11,6 +11,7 @@ from sslkern.methods.parts.clips import check_clips, split_lab
 from sslkern.methods.parts.kmeans import kmeans
 from sslkern.methods.parts.maps import cells, encode_maps
 from sslkern.ops._common import accumulate_dtype, check_positive_number, refuse
+from sslkern.ops._embeddings import check_count
 
 _TINY = 1e-12
 """Added to probabilities before the logarithm."""
@@ -60,6 +61,7 @@ class ColorTracking(Method):
         self, encoder: nn.Module, map_dim: int, palette: Tensor, *, temperature: float = 1.0
     ) -> None:
         super().__init__()
+        check_count(map_dim, "map_dim", "ColorTracking")
         check_positive_number(temperature, "temperature", "ColorTracking")
         if palette.dim() != 2 or len(palette) < 2 or palette.shape[1] != 2:
             refuse("ColorTracking", "palette", "(K, 2) with K at least 2", tuple(palette.shape))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from sslkern.methods.method import Method
 from sslkern.methods.parts.colors import lab_to_rgb, rgb_to_lab
 from sslkern.methods.parts.maps import cells, encode_maps
+from sslkern.methods.parts.schedules import check_share
 from sslkern.ops._common import check_positive_number, check_tensor, refuse
 from sslkern.ops._embeddings import check_count
 from sslkern.ops.soft_cross_entropy import soft_cross_entropy
@@ -80,6 +81,7 @@ class Colorization(Method):
     ) -> None:
         super().__init__()
         check_count(map_dim, "map_dim", _OP)
+        check_share(mix, "mix", _OP)
         bins = color_bins(bin_size)
         if counts is None:
             weights = torch.ones(len(bins))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sslkern.methods.method import Method, check_views, encode
+from sslkern.methods.method import Method, check_views, check_whole, encode
 from sslkern.methods.parts.adversarial import (
     discriminator_loss,
     generator_loss,
@@ -13,7 +13,7 @@ from sslkern.methods.parts.adversarial import (
 )
 from sslkern.methods.parts.reconstruction import decode
 from sslkern.methods.parts.schedules import check_share
-from sslkern.ops._common import check_number, check_tensor, refuse
+from sslkern.ops._common import check_tensor, refuse
 from sslkern.ops._embeddings import check_count
 
 _OP = "ContextEncoder"
@@ -88,9 +88,9 @@ class ContextEncoder(Method):
         super().__init__()
         check_count(feature_dim, "feature_dim", _OP)
         check_count(size, "size", _OP)
-        check_number(overlap, "overlap", _OP)
-        if not 0 <= 2 * overlap < size:
-            refuse(_OP, "overlap", f"not negative and below half of {size}", overlap)
+        check_whole(overlap, "overlap", _OP)
+        if 2 * overlap >= size:
+            refuse(_OP, "overlap", f"below half of {size}", overlap)
         check_share(adversarial_weight, "adversarial_weight", _OP)
         self.encoder = encoder
         self.feature_dim = feature_dim
@@ -155,7 +155,8 @@ class ContextEncoder(Method):
         if images.dim() != 4 or min(images.shape[2:]) < self.size:
             requirement = f"of shape (B, C, H, W) with sides of at least {self.size}"
             refuse(_OP, "images", requirement, f"shape {tuple(images.shape)}")
-        check_views((images,), _OP, norms=[self.encoder, self.decoder, self.discriminator])
+        norms = [self.encoder, self.decoder, self.discriminator]
+        check_views((images,), _OP, norms=norms, name="images")
         first = [(side - self.size) // 2 + border for side in images.shape[2:]]
         length = self.size - 2 * border
         return slice(first[0], first[0] + length), slice(first[1], first[1] + length)

@@ -53,6 +53,8 @@ class DCL(SimCLR):
     https://arxiv.org/abs/2110.06848
     """
 
+    least = 2
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -74,8 +74,9 @@ class DeepCluster(Method):
         iterations: int = 20,
     ) -> None:
         super().__init__()
-        sizes = {"samples": samples, "clusters": clusters, "components": components}
-        for name, value in (sizes | {"iterations": iterations}).items():
+        sizes = {"feature_dim": feature_dim, "samples": samples, "clusters": clusters}
+        sizes |= {"components": components, "iterations": iterations}
+        for name, value in sizes.items():
             check_count(value, name, _OP)
         if clusters > samples:
             refuse(_OP, "clusters", f"at most the number of samples, {samples}", clusters)
@@ -104,7 +105,7 @@ class DeepCluster(Method):
                 there is one sample where a batch norm needs two, or the encoder returns something
                 else than (B, feature_dim).
         """
-        check_views([images], _OP, norms=[self.encoder])
+        check_views([images], _OP, norms=[self.encoder], name="images")
         labels = labels_at(self.labels, index, len(images), _OP)
         features = encode(self.encoder, images, self.feature_dim, _OP)
         return linear_cross_entropy(

@@ -101,7 +101,7 @@ class DenoisingAutoencoder(Method):
             ValueError: If the batch holds one sample where a batch norm needs two, or encoder or
                 decoder return another shape.
         """
-        check_views((inputs,), _OP, norms=[self.encoder])
+        check_views((inputs,), _OP, norms=[self.encoder, self.decoder], name="inputs")
         made = self._decode(self.corrupt(inputs))
         if self.loss == "squared":
             return F.mse_loss(made, inputs)

@@ -80,7 +80,7 @@ class GAN(Method):
             ValueError: If the batch holds one sample where a batch norm needs two, or encoder or
                 generator return another shape.
         """
-        check_views((images,), _OP, norms=[self.encoder, self.generator])
+        check_views((images,), _OP, norms=[self.encoder, self.generator], name="images")
         code = self._draw(len(images))
         samples = decode(self.generator, code, tuple(images.shape[1:]), _OP, "generator")
         real, generated = self.scores(images), self.scores(samples.detach())

@@ -83,8 +83,8 @@ class Jigsaw(PretextTask):
         self.grid = grid
         self.normalize_tiles = normalize_tiles
         self.register_buffer("permutations", distant_permutations(grid**2, permutations))
-        dims = [grid**2 * feature_dim, hidden_dim or feature_dim, permutations]
-        self.head = mlp(dims, norm="none")
+        hidden_dim = feature_dim if hidden_dim is None else hidden_dim
+        self.head = mlp([grid**2 * feature_dim, hidden_dim, permutations], norm="none")
 
     def problems(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Permuted tiles of each image, and which permutation it is.

@@ -40,27 +40,49 @@ class Method(nn.Module):
         return [p for p in self.parameters() if p.requires_grad]
 
 
-def check_views(views: Sequence[Tensor], op: str, *, norms: Sequence[nn.Module] = ()) -> None:
-    """Reject views of different shapes, and single samples where ``norms`` hold a batch norm.
+def check_views(
+    views: Sequence[Tensor],
+    op: str,
+    *,
+    norms: Sequence[nn.Module] = (),
+    least: int = 1,
+    name: str = "view",
+) -> None:
+    """Reject views of different shapes, and fewer samples than a loss or a batch norm needs.
 
     Args:
         views: Of one batch, (B, ...) each.
         op: Name of the method.
         norms: Modules that see one view at a time.
+        least: Samples that the loss needs.
+        name: Of a single view, as the method's argument is called.
 
     Raises:
-        ValueError: If the views differ in shape, hold nothing, or one sample where a batch norm in
-            training needs two.
+        ValueError: If the views differ in shape, or hold fewer samples than the loss, or a batch
+            norm in training, needs.
     """
     first = views[0]
     for i, view in enumerate(views[1:], 2):
         if view.shape != first.shape:
             requirement = f"of the shape of view 1, {tuple(first.shape)}"
             refuse(op, f"view {i}", requirement, tuple(view.shape))
-    least = 2 if any(map(normalizes_batches, norms)) else 1
+    why = ""
+    if least < 2 and any(map(normalizes_batches, norms)):
+        least, why = 2, ", which batch normalization needs in training"
     if first.dim() == 0 or len(first) < least:
-        why = ", which batch normalization needs in training" if least == 2 else ""
-        refuse(op, "view 1", f"of at least {least} samples{why}", f"shape {tuple(first.shape)}")
+        requirement = f"of at least {least} sample{'s' if least > 1 else ''}{why}"
+        name = f"{name} 1" if len(views) > 1 else name
+        refuse(op, name, requirement, f"shape {tuple(first.shape)}")
+
+
+def check_whole(value: int, name: str, op: str) -> None:
+    """Reject what is no integer from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be an integer, got {type(value).__name__}"
+        )
+    if value < 0:
+        refuse(op, name, "not negative", value)
 
 
 def normalizes_batches(module: nn.Module) -> bool:

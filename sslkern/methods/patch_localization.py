@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sslkern.methods.method import check_whole
 from sslkern.methods.parts.heads import mlp
 from sslkern.methods.parts.pretext import PretextTask, crop_at
-from sslkern.ops._common import check_number, check_tensor, refuse
+from sslkern.ops._common import check_tensor, refuse
 from sslkern.ops._embeddings import check_count
 
 _OP = "PatchLocalization"
@@ -70,13 +71,12 @@ class PatchLocalization(PretextTask):
     ) -> None:
         super().__init__()
         check_count(patch_size, "patch_size", _OP)
-        for name, value in (("gap", gap), ("jitter", jitter)):
-            check_number(value, name, _OP)
-            if value < 0:
-                refuse(_OP, name, "not negative", value)
+        check_whole(gap, "gap", _OP)
+        check_whole(jitter, "jitter", _OP)
+        hidden_dim = feature_dim if hidden_dim is None else hidden_dim
         self.encoder = encoder
         self.feature_dim = feature_dim
-        self.head = mlp([2 * feature_dim, hidden_dim or feature_dim, 8], norm="none")
+        self.head = mlp([2 * feature_dim, hidden_dim, 8], norm="none")
         self.patch_size = patch_size
         self.gap = gap
         self.jitter = jitter

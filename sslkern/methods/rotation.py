@@ -67,7 +67,7 @@ class Rotation(PretextTask):
         check_tensor(images, "images", _OP)
         if images.dim() != 4 or images.shape[2] != images.shape[3]:
             refuse(_OP, "images", "of shape (B, C, S, S)", f"shape {tuple(images.shape)}")
-        check_views((images,), _OP)
+        check_views((images,), _OP, name="images")
         turned = torch.cat([images.rot90(k, (2, 3)) for k in range(4)])
         return turned, torch.arange(4, device=images.device).repeat_interleave(len(images))
 

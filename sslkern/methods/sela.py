@@ -75,8 +75,9 @@ class SeLa(Method):
         iterations: int = 1000,
     ) -> None:
         super().__init__()
-        sizes = {"samples": samples, "clusters": clusters, "heads": heads}
-        for name, value in (sizes | {"iterations": iterations}).items():
+        sizes = {"feature_dim": feature_dim, "samples": samples, "clusters": clusters}
+        sizes |= {"heads": heads, "iterations": iterations}
+        for name, value in sizes.items():
             check_count(value, name, _OP)
         check_positive_number(sharpness, "sharpness", _OP)
         check_positive_number(tolerance, "tolerance", _OP)
@@ -103,7 +104,7 @@ class SeLa(Method):
                 there is one sample where a batch norm needs two, or the encoder returns something
                 else than (B, feature_dim).
         """
-        check_views([images], _OP, norms=[self.encoder])
+        check_views([images], _OP, norms=[self.encoder], name="images")
         labels = labels_at(self.labels, index, len(images), _OP)
         features = encode(self.encoder, images, self.feature_dim, _OP)
         losses = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -54,6 +55,9 @@ class SimCLR(Method):
     Representations. 2020. https://arxiv.org/abs/2002.05709 (section 2, algorithm 1)
     """
 
+    least: ClassVar[int] = 1
+    """Samples that the loss needs; one alone has a loss of 0."""
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -88,7 +92,7 @@ class SimCLR(Method):
             ValueError: If the views differ in shape, or the encoder returns something else than
                 (2B, feature_dim) for them.
         """
-        check_views((view_a, view_b), self.op)
+        check_views((view_a, view_b), self.op, least=self.least)
         h = encode_views(self.encoder, (view_a, view_b), self.feature_dim, self.op)
         z_a, z_b = self.head(h).chunk(2)
         return self.loss(z_a, z_b, self.temperature)

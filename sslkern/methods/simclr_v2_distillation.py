@@ -62,6 +62,7 @@ class SimCLRDistillation(Method):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        check_count(feature_dim, "feature_dim", "SimCLRDistillation")
         check_count(classes, "classes", "SimCLRDistillation")
         check_positive_number(temperature, "temperature", "SimCLRDistillation")
         self.encoder = encoder

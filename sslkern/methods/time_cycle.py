@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from sslkern.methods.method import Method
 from sslkern.methods.parts.clips import centers, check_clips, draw_squares
 from sslkern.methods.parts.maps import encode_maps
-from sslkern.ops._common import accumulate_dtype, check_number, check_positive_number, refuse
-from sslkern.ops._embeddings import check_count
+from sslkern.ops._common import accumulate_dtype, check_positive_number, refuse
+from sslkern.ops._embeddings import check_count, check_not_negative
 
 _HIDDEN = (128, 64)
 """Channels of the localizer, as in the paper's code."""
@@ -85,11 +85,10 @@ class TimeCycle(Method):
         temperature = map_dim**-0.5 if temperature is None else temperature
         check_positive_number(temperature, "temperature", "TimeCycle")
         for name, weight in (("cycle_weight", cycle_weight), ("own_weight", own_weight)):
-            check_number(weight, name, "TimeCycle")
-            if weight < 0:
-                refuse("TimeCycle", name, "not negative", weight)
+            check_not_negative(weight, name, "TimeCycle")
         for side in map_size:
             check_count(side, "map_size", "TimeCycle")
+        check_count(patch_size, "patch_size", "TimeCycle")
         if not 2 <= patch_size <= min(map_size):
             requirement = f"from 2 to the shorter side of the map, {min(map_size)}"
             refuse("TimeCycle", "patch_size", requirement, patch_size)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from sslkern.methods.method import Method
 from sslkern.methods.parts.clips import centers, check_clips, draw_squares, split_lab
 from sslkern.methods.parts.maps import cells, encode_maps
-from sslkern.ops._common import accumulate_dtype, check_number, check_positive_number, refuse
-from sslkern.ops._embeddings import check_count
+from sslkern.ops._common import accumulate_dtype, check_positive_number, refuse
+from sslkern.ops._embeddings import check_count, check_not_negative
 
 WEIGHTS = {"color": 1.0, "orthogonal": 0.1, "concentration": 0.1, "coordinate": 0.1}
 """Of the losses, by default."""
@@ -76,6 +76,7 @@ class UVC(Method):
         weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        check_count(map_dim, "map_dim", "UVC")
         check_positive_number(temperature, "temperature", "UVC")
         check_count(patch_size, "patch_size", "UVC")
         check_count(window, "window", "UVC")
@@ -85,9 +86,7 @@ class UVC(Method):
         if self.weights.keys() != WEIGHTS.keys():
             refuse("UVC", "weights", f"of {', '.join(WEIGHTS)}", ", ".join(self.weights))
         for name, weight in self.weights.items():
-            check_number(weight, name, "UVC")
-            if weight < 0:
-                refuse("UVC", f"the weight {name}", "not negative", weight)
+            check_not_negative(weight, f"the weight {name}", "UVC")
         self.encoder = encoder
         self.map_dim = map_dim
         self.patch_size = patch_size

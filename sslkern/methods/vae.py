@@ -73,7 +73,7 @@ class VAE(Method):
             ValueError: If the batch holds one sample where a batch norm needs two, or encoder or
                 decoder return another shape.
         """
-        check_views((inputs,), _OP, norms=[self.encoder])
+        check_views((inputs,), _OP, norms=[self.encoder, self.decoder], name="inputs")
         mean, log_variance = self.codes(inputs)
         code = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         logits = decode(self.decoder, code, tuple(inputs.shape[1:]), _OP)

@@ -60,6 +60,7 @@ class VideoTriplet(Method):
         hard_from: float = 0.5,
     ) -> None:
         super().__init__()
+        check_count(feature_dim, "feature_dim", "VideoTriplet")
         check_positive_number(margin, "margin", "VideoTriplet")
         check_count(negatives, "negatives", "VideoTriplet")
         check_share(hard_from, "hard_from", "VideoTriplet")

@@ -66,3 +66,9 @@ def test_views_that_do_not_fit_are_refused() -> None:
     view_a, view_b = image_batches()[0]
     with pytest.raises(ValueError, match="DCL: expected view 2 to be of the shape of view 1"):
         make()(view_a, view_b[1:])
+
+
+def test_single_sample_has_no_negatives() -> None:
+    view = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="DCL: expected view 1 to be of at least 2 samples, got"):
+        make()(view, view)

@@ -91,3 +91,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         DenoisingAutoencoder(small_encoder(), 5, nn.Identity())(images)
     with pytest.raises(ValueError, match="at least 2 samples, which batch normalization needs"):
         make()(images[:1])
+
+
+def test_single_sample_is_refused_where_a_norm_of_the_decoder_needs_two() -> None:
+    model = DenoisingAutoencoder(nn.Flatten(), 16, nn.BatchNorm1d(16)).double()
+    with pytest.raises(ValueError, match="expected inputs to be of at least 2 samples, which"):
+        model(torch.rand(1, 1, 4, 4, dtype=torch.float64))

@@ -52,3 +52,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 def test_temperature_must_be_positive() -> None:
     with pytest.raises(ValueError, match="SimCLR: expected temperature to be positive"):
         make(temperature=0.0)
+
+
+@pytest.mark.parametrize("name", ["hidden_dim", "projection_dim"])
+def test_widths_must_be_positive(name: str) -> None:
+    with pytest.raises(ValueError, match="expected dims to be positive, got 0"):
+        SimCLR(torch.nn.Identity(), 4, **{name: 0})

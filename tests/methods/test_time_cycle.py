@@ -114,8 +114,8 @@ def test_angle_turns_the_square() -> None:
     ("options", "message"),
     [
         ({"temperature": 0.0}, "TimeCycle: expected temperature to be positive"),
-        ({"cycle_weight": -1.0}, "expected cycle_weight to be not negative, got -1.0"),
-        ({"own_weight": -0.5}, "expected own_weight to be not negative"),
+        ({"cycle_weight": -1.0}, "expected cycle_weight to be finite and not negative, got -1.0"),
+        ({"own_weight": -0.5}, "expected own_weight to be finite and not negative"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -104,7 +104,7 @@ def test_concentration_of_perfect_matches_is_that_of_the_window() -> None:
         ({"window": 3}, "UVC: expected window to be a divisor of patch_size, 4, got 3"),
         ({"patch_size": 0}, "expected patch_size to be positive"),
         ({"weights": {"colour": 1.0}}, "expected weights to be of color, orthogonal"),
-        ({"weights": {"color": -1.0}}, "expected the weight color to be not negative"),
+        ({"weights": {"color": -1.0}}, "expected the weight color to be finite and not negative"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -74,7 +74,7 @@ class DualEncoder(Method):
             ValueError: If there is not one text for each image, or one pair where a batch norm
                 needs two, or an encoder returns another shape.
         """
-        check_views([images], self.op, norms=[self.encoder, self.text_encoder])
+        check_views([images], self.op, norms=[self.encoder, self.text_encoder], name="images")
         if texts.dim() == 0 or len(texts) != len(images):
             got = f"shape {tuple(texts.shape)}"
             refuse(self.op, "texts", f"one for each of the {len(images)} images", got)

@@ -113,7 +113,7 @@ class TileEmbedding(nn.Module):
         """
         tiles = cut_tiles(images, self.grid, self.tile_size, self.op)
         flat = tiles.flatten(0, 1)
-        check_views((flat,), self.op, norms=[encoder])
+        check_views((flat,), self.op, norms=[encoder], name="tiles")
         rows = self.tile_head(encode(encoder, flat, self.feature_dim, self.op))
         rows = rows.view(*tiles.shape[:2], -1)
         order = torch.rand(rows.shape[:2], device=rows.device).argsort(1)

@@ -55,7 +55,7 @@ class PretextTask(Method):
         """
         op = type(self).__name__
         flat = parts.flatten(0, 1)
-        check_views((flat,), op, norms=[self.encoder])
+        check_views((flat,), op, norms=[self.encoder], name="parts")
         return encode(self.encoder, flat, self.feature_dim, op).view(len(parts), -1)
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sslkern.methods.method import Method, check_views, encode, encode_views
-from sslkern.ops._common import refuse
 from sslkern.reference._common import normalize_rows, to_working_dtype
 
 
@@ -34,10 +33,7 @@ class ProjectedMethod(Method):
 
     def check(self, *views: Tensor) -> None:
         """Reject views that differ in shape, and fewer samples than loss or batch norms need."""
-        check_views(views, self.op, norms=[self])
-        if len(views[0]) < self.least:
-            requirement = f"of at least {self.least} samples"
-            refuse(self.op, "view 1", requirement, f"shape {tuple(views[0].shape)}")
+        check_views(views, self.op, norms=[self], least=self.least)
 
     def project(self, view: Tensor) -> Tensor:
         """Projections (B, D) of a view on its own.

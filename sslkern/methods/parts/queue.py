@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sslkern.ops._common import refuse
+from sslkern.ops._embeddings import check_count
+
 
 class Queue(nn.Module):
     """Ring buffer of rows: the newest replace the oldest, whatever the size of the batch.
@@ -21,6 +24,7 @@ class Queue(nn.Module):
 
     Raises:
         ValueError: If the size or the length is not positive.
+        TypeError: If one of them is no integer.
 
     Example:
         >>> import torch, sslkern
@@ -43,8 +47,7 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         for name, value in (("size", size), ("dim", dim)):
-            if value < 1:
-                raise ValueError(f"sslkern::Queue: expected {name} to be positive, got {value}")
+            check_count(value, name, "Queue")
         rows = torch.randn(size, dim, generator=generator)
         self.register_buffer("rows", nn.functional.normalize(rows))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
@@ -62,10 +65,7 @@ class Queue(nn.Module):
         """
         size, dim = self.rows.shape
         if rows.dim() != 2 or rows.shape[1] != dim:
-            raise ValueError(
-                f"sslkern::Queue: expected rows to be of shape (B, {dim}), "
-                f"got shape {tuple(rows.shape)}"
-            )
+            refuse("Queue", "rows", f"of shape (B, {dim})", f"shape {tuple(rows.shape)}")
         count = len(rows)
         first = max(0, count - size)
         # The position stays a tensor: on a GPU nothing waits for it, in a graph nothing breaks.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sslkern.ops._embeddings import check_not_negative
 
 
 class UnigramSampler:
@@ -42,11 +43,7 @@ class UnigramSampler:
                 "sslkern::UnigramSampler: expected counts to be of shape (V,) with V > 0, "
                 f"got shape {tuple(counts.shape)}"
             )
-        if not 0 <= power < math.inf:
-            raise ValueError(
-                "sslkern::UnigramSampler: expected power to be finite and not negative, "
-                f"got {power}"
-            )
+        check_not_negative(power, "power", "UnigramSampler")
         counts = counts.double()
         good = bool(((counts >= 0) & counts.isfinite()).all()) and bool((counts > 0).any())
         if not good:
