@@ -700,6 +700,100 @@ def test_gradient_is_orthogonal_to_the_row(form: str) -> None:
         assert (result[f"grad_{name}"] * z).sum(1).abs().max() < 1e-13 * 50
 
 
+# ---- blocks of a larger matrix, whose statistics come from elsewhere
+
+
+class Block(NamedTuple):
+    """A block, by how much the log-sum-exps of the whole matrix are larger, and gradients."""
+
+    query: Tensor
+    key: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    query_ids: Tensor | None
+    key_ids: Tensor | None
+    normalize: bool
+    rise: list[Tensor]
+    upstream: list[Tensor]
+
+    def numbers(self) -> tuple[Tensor | None, ...]:
+        return (self.scale, self.bias, self.query_ids, self.key_ids)
+
+
+def make_block(n: int, m: int, every_option: bool, normalize: bool, dtype: torch.dtype) -> Block:
+    g = torch.Generator().manual_seed(3)
+
+    def positive(count: int) -> Tensor:
+        return torch.rand(count, generator=g, dtype=torch.float64)
+
+    x = make_inputs(n, m, 33, dtype)
+    query, key = (z if normalize else z / 8 for z in (x.query, x.key))
+    both = [[positive(n), positive(m)] for _ in range(2)]
+    if not every_option:
+        ten = torch.tensor(10.0, dtype=torch.float64)
+        return Block(query, key, ten, None, None, None, normalize, *both)
+    ids = [torch.arange(n) % 3, torch.arange(m) % 5] if min(n, m) > 3 else [None, None]
+    return Block(query, key, positive(m) * 10 + 1, positive(m), *ids, normalize, *both)
+
+
+def block_by_formula(block: Block, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Log-sum-exps, and gradients of what the contract gives as G."""
+    leaves = [block.query.to(dtype), block.key.to(dtype), block.scale, block.bias]
+    query, key, scale, bias = leaves = [
+        None if t is None else t.clone().requires_grad_() for t in leaves
+    ]
+    if block.normalize:
+        query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+    s = query @ key.T * scale.to(dtype) + (0 if bias is None else bias.to(dtype))
+    if block.query_ids is not None:
+        s = s.masked_fill(block.query_ids[:, None] == block.key_ids, -math.inf)
+    lse, lse_col = s.detach().logsumexp(1), s.detach().logsumexp(0)
+    rise, rise_col = (t.to(dtype) for t in block.rise)
+    g, h = (t.to(dtype) for t in block.upstream)
+    p = (s.detach() - (lse + rise)[:, None]).exp()
+    q = (s.detach() - (lse_col + rise_col)).exp()
+    wanted = [t for t in leaves if t is not None]
+    grads = torch.autograd.grad(s, wanted, g[:, None] * p + h * q)
+    names = ("grad_query", "grad_key", "grad_scale", "grad_bias")
+    return {"lse": lse, "lse_col": lse_col, **dict(zip(names, grads, strict=False))}
+
+
+def block_by_kernel(block: Block, exact: dict[str, Tensor]) -> dict[str, Tensor]:
+    lse, lse_col, *stats, _, _ = torch.ops.sslkern.info_nce_fwd(
+        block.query, block.key, None, *block.numbers(), block.normalize, True, 0.0, False
+    )
+    for x, name, rise in zip(stats, ("lse", "lse_col"), block.rise, strict=True):
+        x[:, 0] = (exact[name] + rise) / math.log(2)
+    grads = torch.ops.sslkern.info_nce_bwd(
+        *(t.to(lse.dtype) for t in block.upstream), block.query, block.key, None,
+        *block.numbers(), *stats, block.normalize, True, 0.0,
+        True, True, True, block.bias is not None,
+    )  # fmt: skip
+    names = ("grad_query", "grad_key", "grad_scale", "grad_bias")
+    results = {"lse": lse, "lse_col": lse_col, **dict(zip(names, grads, strict=True))}
+    return {name: results[name] for name in exact}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("every_option", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 7), (33, 97), (97, 33), (300, 100), (5, 300)])
+def test_symmetric_blocks_without_targets(
+    n: int, m: int, every_option: bool, normalize: bool, dtype: torch.dtype
+) -> None:
+    """Log-sum-exps of rows and columns, and gradients from those of the whole matrix."""
+    block = make_block(n, m, every_option, normalize, dtype)
+    exact = block_by_formula(block, torch.float64)
+    eager = block_by_formula(block, dtype)
+    terms = {"grad_query": 11.0, "grad_key": 11.0, "grad_scale": float(n + m)}
+    for name, actual in block_by_kernel(block, exact).items():
+        got, expected = actual.reshape(exact[name].shape), exact[name]
+        if name not in ("grad_query", "grad_key"):  # of the working type or more
+            got = got.to(torch.promote_types(dtype, torch.float32))
+        scale = max(terms.get(name, 1.0), float(expected.abs().max()))
+        assert_accurate(got, eager[name].to(got.dtype), expected, name, scale=scale)
+
+
 # ---- CLIP
 
 

@@ -913,17 +913,16 @@ def test_module_refuses(options: Options, error: type[Exception], message: str) 
         SwAVLoss(**options)
 
 
-def test_module_refuses_to_gather_from_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    older = SwAVLoss(sinkhorn_gather_distributed=True)
-    expected = older([Z, Z])
+def test_one_process_has_nothing_to_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SwAVLoss(sinkhorn_gather_distributed=True)
+    expected = SwAVLoss()([Z, Z])
+    assert torch.equal(module([Z, Z]), expected)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
-    assert torch.equal(older([Z, Z]), expected)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    for call in (lambda: SwAVLoss(sinkhorn_gather_distributed=True), lambda: older([Z, Z])):
-        with pytest.raises(NotImplementedError, match=r"sinkhorn_gather_distributed to be False"):
-            call()
-    assert torch.equal(SwAVLoss()([Z, Z]), expected)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group: 1)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda group: 0)
+    assert torch.equal(module([Z, Z]), expected)
+    with pytest.raises(ValueError, match="process_group to be None without gather_distributed"):
+        SwAVLoss(process_group="a group")([Z, Z])
 
 
 # ---- torch integration

@@ -8,8 +8,9 @@
 //   loss_i = lse_i - (1 - e) s_{i,t_i} - (e / |A_i|) sum_{j in A_i} s_ij    e: label smoothing;
 //            without targets the term of t_i is left out
 //
-// symmetric (N = M, t_i = i) adds the other direction: loss_col_j is the same over the rows i with
-// j in A_i, of column j of S.
+// symmetric adds the other direction: loss_col_j is the same over the rows i with j in A_i, of
+// column j of S. With targets N = M and t_i = i; without, as for a block of a larger matrix, any N
+// and M.
 //
 // With upstream gradients g_i and h_j, p_ij = exp(s_ij - lse_i), q_ij = exp(s_ij - lse_col_j):
 //

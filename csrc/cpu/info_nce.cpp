@@ -235,9 +235,11 @@ void forward(const InfoNceFwd& p) {
         merge(f.rows[i], c.lse, c.logits, c.allowed, false);
       }
       write_loss<T>(in, f.rows[i], target, p.stats + 2 * i, static_cast<T*>(p.loss) + i);
-      if (in.symmetric) {
-        write_loss<T>(in, f.cols[i], target, p.stats_col + 2 * i, static_cast<T*>(p.loss_col) + i);
-      }
+    }
+#pragma omp for schedule(static)
+    for (std::int64_t j = 0; j < (in.symmetric ? in.M : 0); ++j) {
+      const double target = in.target == nullptr ? 0.0 : double(f.target_logit[j]);
+      write_loss<T>(in, f.cols[j], target, p.stats_col + 2 * j, static_cast<T*>(p.loss_col) + j);
     }
   }
   if (p.grad_query != nullptr) form_grad_query<T, E>(p);

@@ -122,7 +122,7 @@ void check_arguments(const Arguments& a) {
     check_index("ids", *a.query_ids, rows, "(N,)", a.query);
     check_index("key_ids", *a.key_ids, keys, "(columns,)", a.query);
   }
-  SSLKERN_CHECK(VALUE, !a.symmetric || (rows == keys && a.target), kOp, "symmetric",
+  SSLKERN_CHECK(VALUE, !a.symmetric || !a.target || rows == keys, kOp, "symmetric",
                 "False unless there are as many queries as keys", rows, " and ", keys);
   SSLKERN_CHECK(VALUE, a.label_smoothing >= 0 && a.label_smoothing <= 1, kOp, "label_smoothing",
                 "in [0, 1]", a.label_smoothing);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslkern.ops._common import check_positive_number
@@ -14,6 +15,9 @@ class SinkhornKnopp(nn.Module):
     Args:
         epsilon: Positive number.
         iterations: How many, at least 0.
+        gather_distributed: Assign the rows of all ranks together; see `sslkern.sinkhorn`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If epsilon is not positive and finite, or iterations negative.
@@ -33,16 +37,34 @@ class SinkhornKnopp(nn.Module):
     Assignments", 2020, https://arxiv.org/abs/2006.09882
     """
 
-    def __init__(self, epsilon: float = EPSILON, iterations: int = 3) -> None:
+    def __init__(
+        self,
+        epsilon: float = EPSILON,
+        iterations: int = 3,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
+    ) -> None:
         super().__init__()
         check_positive_number(epsilon, "epsilon", "sinkhorn")
         check_iterations(iterations, "sinkhorn")
         self.epsilon = epsilon
         self.iterations = iterations
+        self.gather_distributed = gather_distributed
+        self.process_group = process_group
+        self.check = check
 
     def forward(self, scores: Tensor, queue: Tensor | None = None) -> Tensor:
         """The plan of ``scores`` (B, K), with the rows of ``queue`` (L, K) in the normalisation."""
-        plan: Tensor = sinkhorn(scores, self.epsilon, self.iterations, queue=queue)
+        plan: Tensor = sinkhorn(
+            scores,
+            self.epsilon,
+            self.iterations,
+            queue=queue,
+            gather_distributed=self.gather_distributed,
+            process_group=self.process_group,
+            check=self.check,
+        )
         return plan
 
     def extra_repr(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from sslkern.losses._processes import refuse_processes
 from sslkern.ops._common import check_positive_number
 from sslkern.ops.sinkhorn import check_iterations
 from sslkern.ops.swapped_prediction import swav_loss
@@ -19,12 +19,15 @@ class SwAVLoss(nn.Module):
         temperature: Positive number, of the predictions.
         sinkhorn_iterations: How many, at least 0.
         sinkhorn_epsilon: Positive number, of the assignments.
-        sinkhorn_gather_distributed: Assign the rows of all processes together; without effect in
+        sinkhorn_gather_distributed: Assign the rows of all ranks together, and take the mean loss
+            over them; see `sslkern.swav_loss`. Lightly's is that of a rank's own rows; with as many
+            rows on each, gradients that are averaged over the ranks are the same. Without effect in
             one process.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a number is not positive and finite, or sinkhorn_iterations negative.
-        NotImplementedError: With ``sinkhorn_gather_distributed`` in more than one process.
 
     Example:
         >>> import torch, sslkern
@@ -45,6 +48,8 @@ class SwAVLoss(nn.Module):
         sinkhorn_iterations: int = 3,
         sinkhorn_epsilon: float = 0.05,
         sinkhorn_gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
     ) -> None:
         super().__init__()
         check_positive_number(temperature, "temperature", "swapped_prediction")
@@ -54,7 +59,8 @@ class SwAVLoss(nn.Module):
         self.sinkhorn_iterations = sinkhorn_iterations
         self.sinkhorn_epsilon = sinkhorn_epsilon
         self.sinkhorn_gather_distributed = sinkhorn_gather_distributed
-        self._check_processes()
+        self.process_group = process_group
+        self.check = check
 
     def forward(
         self,
@@ -63,7 +69,6 @@ class SwAVLoss(nn.Module):
         queue_outputs: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Mean loss over views of scores (B, K); queues of scores (L, K) for those of high ones."""
-        self._check_processes()
         return swav_loss(
             high_resolution_outputs,
             low_resolution_outputs,
@@ -71,12 +76,9 @@ class SwAVLoss(nn.Module):
             temperature=self.temperature,
             epsilon=self.sinkhorn_epsilon,
             iterations=self.sinkhorn_iterations,
-        )
-
-    def _check_processes(self) -> None:
-        """Also called when the module is used: it may be older than the process group."""
-        refuse_processes(
-            "swapped_prediction", "sinkhorn_gather_distributed", self.sinkhorn_gather_distributed
+            gather_distributed=self.sinkhorn_gather_distributed,
+            process_group=self.process_group,
+            check=self.check,
         )
 
     def extra_repr(self) -> str:

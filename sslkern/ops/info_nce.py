@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -19,8 +20,17 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
+from sslkern.ops._pairs import dot
+from sslkern.parallel.gradients import reduce_over_ranks
+from sslkern.parallel.info_nce import (
+    Columns,
+    check_lengths,
+    no_rows,
+    rows_with_own_keys,
+    rows_with_targets,
+)
+from sslkern.parallel.processes import Processes, Sharing, meet
 from sslkern.reference._common import (
-    NORM_EPS,
     normalize_rows,
     reduce_loss,
     to_working_dtype,
@@ -45,6 +55,10 @@ def info_nce_loss(
     label_smoothing: float = 0.0,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    strategy: str = "gather",
+    check: bool = True,
 ) -> Tensor:
     r"""Cross entropy of queries against keys (InfoNCE), without the N x M matrix of similarities.
 
@@ -79,6 +93,12 @@ def info_nce_loss(
         label_smoothing: Part of the target spread evenly over the row's columns, in [0, 1].
         weight: Weight of each query, (N,); may require grad.
         reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` = sum(w * loss) / sum(w).
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"``: every rank holds all keys while it computes; ``"ring"``: its own
+            and two other ranks'; not with a ``target``.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -103,44 +123,58 @@ def info_nce_loss(
     https://arxiv.org/abs/1807.03748; with a queue: He et al., "Momentum Contrast for Unsupervised
     Visual Representation Learning", 2019, https://arxiv.org/abs/1911.05722
     """
-    _check_tensors(query=query, key=key)
-    _check_optional(negatives=negatives, target=target, bias=bias, ids=ids, key_ids=key_ids)
-    check_reduction(reduction, _OP)
     in_batch = negatives is None if in_batch is None else in_batch
-    _check_combination(query, key, negatives, in_batch, target, symmetric)
+
+    def check_arguments() -> None:
+        _check_tensors(query=query, key=key)
+        _check_optional(negatives=negatives, target=target, bias=bias, ids=ids, key_ids=key_ids)
+        check_reduction(reduction, _OP)
+        _check_combination(query, key, negatives, in_batch, target, symmetric)
+        check_positive(as_scalar_tensor(temperature, "temperature", _OP, query), "temperature", _OP)
+        if query.dim() == 2:
+            check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
+        if gather_distributed:
+            columns = len(key) + (0 if negatives is None else len(negatives))
+            of_columns = {"temperature": temperature, "bias": bias, "key_ids": key_ids}
+            of_rows = {"target": target, "ids": ids}
+            check_lengths(_OP, columns, of_columns, len(query), of_rows)
+
+    options = {
+        "temperature": temperature,
+        "bias": bias,
+        "in_batch": in_batch,
+        "target": target is not None,
+        "ids": (ids is not None, key_ids is not None),
+        "symmetric": symmetric,
+        "normalize": normalize,
+        "label_smoothing": label_smoothing,
+        "reduction": reduction,
+    }
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
+    shards = {"query": query, "key": key}
+    processes = meet(_OP, sharing, shards, options, check_arguments, one_shape=False)
     tau = as_scalar_tensor(temperature, "temperature", _OP, query)
-    check_positive(tau, "temperature", _OP)
-    if query.dim() == 2:
-        check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
     if negatives is not None and not in_batch:
-        rows = _against_bank(
-            query,
-            key,
-            negatives,
-            tau,
-            bias,
-            ids,
-            key_ids,
-            normalize=normalize,
-            label_smoothing=label_smoothing,
-        )
+        if processes is not None and len(query) == 0:
+            rows = no_rows(query, key, negatives, tau)
+        else:
+            rows = _against_bank(
+                *(query, key, negatives, tau, bias, ids, key_ids),
+                normalize=normalize,
+                label_smoothing=label_smoothing,
+            )
     else:
-        columns = key if negatives is None else _concatenate(key, negatives)
         if key_ids is None and negatives is None and key.shape[:1] == query.shape[:1]:
             key_ids = ids
-        target = _diagonal(query, columns) if target is None else target
-        rows = _softmax_rows(
-            query,
-            columns,
-            target,
-            1 / tau,
-            bias,
-            ids,
-            key_ids,
-            symmetric=symmetric,
+        columns = key if negatives is None else _concatenate(key, negatives)
+        rows = _against_columns(
+            *(processes, query, Columns(columns, 1 / tau, bias, key_ids), target, ids),
             normalize=normalize,
+            symmetric=symmetric,
             label_smoothing=label_smoothing,
         )
+    if processes is not None:
+        return reduce_over_ranks(processes, rows, weight, reduction)
     return reduce_loss(rows, weight, reduction)
 
 
@@ -149,6 +183,11 @@ def clip_loss(
     text_features: Tensor,
     logit_scale: float | Tensor,
     logit_bias: float | Tensor | None = None,
+    *,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    strategy: str = "gather",
+    check: bool = True,
 ) -> Tensor:
     r"""Mean of the cross entropies of images against texts and texts against images (CLIP).
 
@@ -163,6 +202,12 @@ def clip_loss(
             grad.
         logit_bias: Number or tensor with one element. The softmax does not depend on it, so it
             changes nothing and gets a zero gradient.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"``: every rank holds all texts while it computes; ``"ring"``: its own
+            and two other ranks'.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -183,30 +228,32 @@ def clip_loss(
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
     2021, https://arxiv.org/abs/2103.00020
     """
-    _check_tensors(image_features=image_features, text_features=text_features)
-    _check_features(image_features, text_features)
+
+    def check_arguments() -> None:
+        _check_tensors(image_features=image_features, text_features=text_features)
+        _check_features(image_features, text_features)
+        scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
+        check_positive(scale, "logit_scale", _OP)
+        if scale.numel() != 1:
+            got = f"shape {tuple(scale.shape)}"
+            refuse(_OP, "logit_scale", "a number or a tensor with one element", got)
+
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
+    shards = {"query": image_features, "key": text_features}
+    options = {"logit_scale": logit_scale, "logit_bias": logit_bias}
+    processes = meet(_OP, sharing, shards, options, check_arguments)
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
-    check_positive(scale, "logit_scale", _OP)
-    if scale.numel() != 1:
-        refuse(
-            _OP,
-            "logit_scale",
-            "a number or a tensor with one element",
-            f"shape {tuple(scale.shape)}",
-        )
-    rows = _softmax_rows(
-        image_features,
-        text_features,
-        _diagonal(image_features, text_features),
-        scale,
-        None,
-        None,
-        None,
+    rows = _against_columns(
+        *(processes, image_features, Columns(text_features, scale, None, None), None, None),
         normalize=False,
         symmetric=True,
         label_smoothing=0.0,
+        definition="clip_loss",
     )
-    loss = reduce_loss(rows, None, "mean")
+    if processes is not None:
+        loss = reduce_over_ranks(processes, rows, None, "mean")
+    else:
+        loss = reduce_loss(rows, None, "mean")
     if isinstance(logit_bias, Tensor):
         loss = loss + 0.0 * logit_bias.sum().to(loss.dtype)  # the zero gradient it is due
     return loss
@@ -356,6 +403,36 @@ def _softmax_rows(
     return (loss + loss_col) / 2 if symmetric else loss
 
 
+def _against_columns(
+    processes: Processes | None,
+    query: Tensor,
+    columns: Columns,
+    target: Tensor | None,
+    ids: Tensor | None,
+    *,
+    normalize: bool,
+    symmetric: bool,
+    label_smoothing: float,
+    definition: str = "info_nce_loss",
+) -> Tensor:
+    """Losses of the rows against this rank's columns or, with ``processes``, those of all."""
+    options: Any = {
+        "normalize": normalize,
+        "symmetric": symmetric,
+        "label_smoothing": label_smoothing,
+    }
+
+    def softmax_rows(c: Columns) -> Tensor:
+        aim = _diagonal(query, c.rows) if target is None else target
+        return _softmax_rows(query, c.rows, aim, c.scale, c.bias, ids, c.ids, **options)
+
+    if processes is None:
+        return softmax_rows(columns)
+    if target is not None:
+        return rows_with_targets(processes, query, columns, softmax_rows)
+    return rows_with_own_keys(processes, definition, query, columns, ids, **options)
+
+
 def _only_query_needs_grad(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor | None) -> bool:
     """Whether the gradient can be formed in the forward pass (the scale's comes along)."""
     if not torch.is_grad_enabled() or not query.requires_grad:
@@ -397,7 +474,7 @@ def _against_bank(
     arguments = (query, negatives, None, 1 / tau, None, ids, key_ids, normalize, False)
     form = _only_query_needs_grad(query, negatives, tau, None)
     bank, _, stats, *_ = torch.ops.sslkern.info_nce_fwd(*arguments, 0.0, form)
-    positive = (_dot(query, key, normalize) / tau.double().reshape(())).to(bank.dtype)
+    positive = (dot(query, key, normalize) / tau.double().reshape(())).to(bank.dtype)
     # log(1 + exp(bank - positive)): exact where the positive dominates.
     loss = torch.logaddexp(bank - positive, torch.zeros_like(positive))
     if label_smoothing == 0:
@@ -410,21 +487,6 @@ def _against_bank(
     mean: Tensor = (positive + logits) / (count + 1)
     # lse - (1 - e) positive - e mean, and lse = loss + positive.
     return loss + label_smoothing * (positive - mean)
-
-
-def _dot(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
-    """Inner products of corresponding rows, in float64 as the kernel takes its norms."""
-    x, y = x.double(), y.double()
-    return (_unit_rows(x) * _unit_rows(y)).sum(1) if normalize else (x * y).sum(1)
-
-
-def _unit_rows(z: Tensor) -> Tensor:
-    """Rows of unit norm, zero where the norm is below 1e-12; no square overflows."""
-    largest = z.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
-    z = z / largest
-    norm = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-    zero = norm.detach() * largest < NORM_EPS
-    return torch.where(zero, torch.zeros_like(z), z / norm.masked_fill(zero, 1.0))
 
 
 def _fake_fwd(

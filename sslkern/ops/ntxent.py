@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -17,7 +18,12 @@ from sslkern.ops._common import (
     check_tensor,
     refuse_second_derivative,
 )
+from sslkern.parallel.gradients import reduce_over_ranks
+from sslkern.parallel.ntxent import ntxent_rows
+from sslkern.parallel.processes import Sharing, meet
 from sslkern.reference._common import reduce_loss
+
+_OP = "ntxent"
 
 
 def ntxent_loss(
@@ -28,6 +34,10 @@ def ntxent_loss(
     normalize: bool = True,
     reduction: str = "mean",
     weight: Tensor | None = None,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    strategy: str = "gather",
+    check: bool = True,
 ) -> Tensor:
     r"""Normalised temperature-scaled cross entropy between two views, without the 2B x 2B matrix.
 
@@ -50,6 +60,12 @@ def ntxent_loss(
         reduction: ``"none"`` for the 2B losses in the order [a; b], ``"sum"``, or ``"mean"`` =
             sum(w * loss) / sum(w).
         weight: Weight of each pair, (B,), or of each row, (2B,). May require grad.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"``: every rank holds all rows while it computes; ``"ring"``: its own
+            and two other ranks'.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (2B,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -72,15 +88,24 @@ def ntxent_loss(
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
     2020, https://arxiv.org/abs/2002.05709
     """
-    check_tensor(z_a, "z_a", "ntxent")
-    check_tensor(z_b, "z_b", "ntxent")
-    check_reduction(reduction, "ntxent")
-    tau = as_scalar_tensor(temperature, "temperature", "ntxent", z_a)
-    if weight is not None and z_a.dim() == 2:
-        batch = z_a.shape[0]
-        check_row_weight(weight, "ntxent", {"B": batch, "2B": 2 * batch}, z_a)
-        if weight.shape[0] == batch:
-            weight = torch.cat([weight, weight])
+
+    def check_arguments() -> None:
+        check_tensor(z_a, "z_a", _OP)
+        check_tensor(z_b, "z_b", _OP)
+        check_reduction(reduction, _OP)
+        if weight is not None and z_a.dim() == 2:
+            check_row_weight(weight, _OP, {"B": len(z_a), "2B": 2 * len(z_a)}, z_a)
+
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
+    shards = {"z_a": z_a, "z_b": z_b}
+    options = {"temperature": temperature, "normalize": normalize, "reduction": reduction}
+    processes = meet(_OP, sharing, shards, options, check_arguments)
+    tau = as_scalar_tensor(temperature, "temperature", _OP, z_a)
+    if weight is not None and z_a.dim() == 2 and len(weight) == len(z_a):
+        weight = torch.cat([weight, weight])
+    if processes is not None:
+        rows = ntxent_rows(processes, z_a, z_b, tau, normalize)
+        return reduce_over_ranks(processes, rows, weight, reduction)
     loss, _ = torch.ops.sslkern.ntxent_fwd(z_a, z_b, tau, normalize)
     return reduce_loss(loss, weight, reduction)
 
@@ -88,7 +113,7 @@ def ntxent_loss(
 def _fake_fwd(
     z_a: Tensor, z_b: Tensor, temperature: Tensor, normalize: bool
 ) -> tuple[Tensor, Tensor]:
-    check_same_device(z_b, "z_b", z_a, "z_a", "ntxent")
+    check_same_device(z_b, "z_b", z_a, "z_a", _OP)
     rows = z_a.shape[0] + z_b.shape[0]
     accumulate = accumulate_dtype(z_a)
     return z_a.new_empty((rows,), dtype=accumulate), z_a.new_empty((rows,), dtype=torch.float64)
@@ -119,4 +144,4 @@ def _backward(ctx: Any, grad_loss: Tensor, _grad_lse: Tensor) -> tuple[Tensor | 
 torch.library.register_fake("sslkern::ntxent_fwd", _fake_fwd)
 torch.library.register_fake("sslkern::ntxent_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::ntxent_fwd", _backward, setup_context=_setup_context)
-refuse_second_derivative("ntxent", "ntxent_loss", "ntxent_bwd")
+refuse_second_derivative(_OP, "ntxent_loss", "ntxent_bwd")

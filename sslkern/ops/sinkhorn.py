@@ -6,10 +6,20 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import check_constant, check_positive_number, check_tensor, refuse
+from sslkern.parallel.potentials import are_many, first_got
+from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.sinkhorn import (
+    Wanted,
+    assign_over_ranks,
+    check_rows,
+    of_one_problem,
+    rows_of,
+)
 
 _OP = "sinkhorn"
 
@@ -52,6 +62,9 @@ def sinkhorn(
     return_potentials: bool = False,
     return_diagnostics: bool = False,
     out: Tensor | None = None,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Any:
     r"""Assign rows of scores to prototypes in equal shares (Sinkhorn-Knopp, as in SwAV).
 
@@ -91,14 +104,24 @@ def sinkhorn(
         out: Where to write the plan: of the shape and dtype of ``scores``, with adjacent columns;
             it may be ``scores``. Large results are several times faster to write into memory that
             has been used before.
+        gather_distributed: Whether the rows are those of all ranks, each of which gives its own, B
+            of the batch and L of the queue with their weights, and gets their plan: that of one
+            process with all rows. A rank may have none of either, or of both. The values of
+            ``prototype_marginal`` must be the same on all ranks. They exchange ``iterations`` + 1
+            times P K float64; with a ``tolerance`` each waits for the numbers.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         The plan, of the shape and dtype of ``scores``; in a tuple with the potentials and the
-        diagnostics where they are asked for.
+        diagnostics where they are asked for, which are of the rows of all ranks, but for the
+        potentials of rows.
 
     Raises:
-        ValueError: For a wrong shape, device or value.
+        ValueError: For a wrong shape, device or value, and on all ranks where they differ in what
+            must be the same, which it names.
         TypeError: For a wrong dtype or layout.
+        RuntimeError: For a rank that does not take part.
 
     Example:
         >>> import torch, sslkern
@@ -118,26 +141,74 @@ def sinkhorn(
     tolerance: Asano et al., "Self-labelling via simultaneous clustering and representation
     learning", 2020, https://arxiv.org/abs/1911.05371
     """
-    scores, queue, shares = _constants(scores, queue, prototype_marginal, row_weight)
-    _check_numbers(epsilon, iterations, tolerance)
-    if from_probabilities and epsilon != EPSILON:
-        refuse(_OP, "epsilon", "left alone with from_probabilities", epsilon)
-    arguments = (
-        *(scores, queue, *shares, None, float(epsilon), int(iterations), tolerance),
-        *(from_probabilities, hard, return_potentials, return_diagnostics),
-    )
-    if out is None:
-        out, *rest = torch.ops.sslkern.sinkhorn_plan(*arguments)
+    sharing = Sharing(gather_distributed, process_group, check)
+    wanted = Wanted(hard, return_potentials, return_diagnostics, out)
+    numbers = (epsilon, iterations, tolerance, from_probabilities)
+    given = (scores, queue, prototype_marginal, row_weight)
+    first: list[Tensor] = []
+
+    def check_arguments() -> None:
+        _check_tensors(*given, out)
+        _check_numbers(*numbers)
+        if are_many(sharing):
+            check_rows(_OP, scores, queue, out)
+            first.extend(first_got([rows_of(*given, *numbers)], iterations))
+
+    shards = {"scores": of_one_problem(scores)}
+    processes = meet(_OP, sharing, shards, _options(given, numbers, wanted), check_arguments)
+    if processes is None:
+        found = _alone(*given, *numbers, wanted)
     else:
-        check_constant(out, "out", _OP)
-        rest = torch.ops.sslkern.sinkhorn_plan_out(*arguments, out)
-    potential, row_potential, usage, entropy = rest
+        rows = rows_of(*given, *numbers)
+        found = assign_over_ranks(processes, rows, first, iterations, tolerance, wanted)
+    out, potential, row_potential, usage, entropy = found
     results: list[Any] = [out]
     if return_potentials:
         results.append(SinkhornPotentials(potential, row_potential))
     if return_diagnostics:
         results.append(_diagnostics(usage, entropy, prototype_marginal))
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def _alone(
+    scores: Tensor,
+    queue: Tensor | None,
+    marginal: Tensor | None,
+    weight: Tensor | None,
+    epsilon: float,
+    iterations: int,
+    tolerance: float | None,
+    from_probabilities: bool,
+    wanted: Wanted,
+) -> tuple[Tensor, ...]:
+    """The plan, g, f, usage and entropy of this process's rows."""
+    queue = None if queue is None else queue.detach()
+    *options, out = wanted
+    arguments = (
+        *(scores.detach(), queue, marginal, weight, None, float(epsilon), int(iterations)),
+        *(tolerance, from_probabilities, *options),
+    )
+    if out is None:
+        return tuple(torch.ops.sslkern.sinkhorn_plan(*arguments))
+    return out, *torch.ops.sslkern.sinkhorn_plan_out(*arguments, out)
+
+
+def _options(
+    given: tuple[Any, ...], numbers: tuple[object, ...], wanted: Wanted
+) -> dict[str, object]:
+    """What else must be the same on all ranks."""
+    scores, _, marginal, weight = given
+    several = isinstance(scores, Tensor) and scores.dim() == 3
+    names = ("epsilon", "iterations", "tolerance", "from_probabilities")
+    return dict(zip(names, numbers, strict=True)) | {
+        "the number of problems": scores.shape[0] if several else "one",
+        "prototype_marginal": marginal,
+        "whether there is a row_weight": weight is not None,
+        "return_diagnostics": wanted.diagnostics,
+    }
+
+
+# ---- checks and shapes
 
 
 def sinkhorn_potential(
@@ -150,25 +221,31 @@ def sinkhorn_potential(
     return potential
 
 
-def _constants(
-    scores: Tensor, queue: Tensor | None, *shares: Tensor | None
-) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
-    """All tensors without their gradients, which the plan does not have."""
+def _check_tensors(
+    scores: Tensor,
+    queue: Tensor | None,
+    marginal: Tensor | None,
+    weight: Tensor | None,
+    out: Tensor | None,
+) -> None:
     check_tensor(scores, "scores", _OP)
-    for name, value in zip(("prototype_marginal", "row_weight"), shares, strict=True):
-        if value is not None:
-            check_constant(value, name, _OP)
     if queue is not None:
         check_tensor(queue, "queue", _OP)
-        queue = queue.detach()
-    return scores.detach(), queue, list(shares)
+    constants = {"prototype_marginal": marginal, "row_weight": weight, "out": out}
+    for name, value in constants.items():
+        if value is not None:
+            check_constant(value, name, _OP)
 
 
-def _check_numbers(epsilon: float, iterations: int, tolerance: float | None) -> None:
+def _check_numbers(
+    epsilon: float, iterations: int, tolerance: float | None, from_probabilities: bool
+) -> None:
     check_positive_number(epsilon, "epsilon", _OP)
     check_iterations(iterations, _OP)
     if tolerance is not None:
         check_positive_number(tolerance, "tolerance", _OP)
+    if from_probabilities and epsilon != EPSILON:
+        refuse(_OP, "epsilon", "left alone with from_probabilities", epsilon)
 
 
 def check_iterations(iterations: int, op: str) -> None:

@@ -6,17 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     check_positive_number,
+    check_same_device,
     check_tensor,
     refuse,
     refuse_second_derivative,
 )
 from sslkern.ops.sinkhorn import check_iterations, sinkhorn_potential
+from sslkern.parallel.potentials import are_many, first_got, shared_potentials
+from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.swapped_prediction import assigned_rows, mean_over_ranks
 
 _OP = "swapped_prediction"
 
@@ -29,6 +34,9 @@ def swav_loss(
     temperature: float = 0.1,
     epsilon: float = 0.05,
     iterations: int = 3,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Have each view of a batch predict how Sinkhorn-Knopp assigns the others (SwAV).
 
@@ -52,14 +60,22 @@ def swav_loss(
         temperature: Positive number, of the predictions.
         epsilon: Positive number, of the assignments; see `sslkern.sinkhorn`.
         iterations: Of the assignments.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows of
+            the views and of the queues: they are assigned together, and the loss is the mean over
+            all. A rank may have none of either, or of both. See `sslkern.parallel` for what that
+            means for gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
-        A scalar; float64 for float64 inputs, else float32.
+        A scalar, the same on all ranks; float64 for float64 inputs, else float32.
 
     Raises:
         ValueError: For a wrong shape, device or value, fewer than two views, or views of different
-            batch sizes, which it names.
+            batch sizes, which it names; and on all ranks where they differ in what must be the
+            same.
         TypeError: For a wrong dtype or layout.
+        RuntimeError: For a rank that does not take part.
         NotImplementedError: When the gradient itself is differentiated, or for more than 64 views
             on a CUDA device.
 
@@ -76,24 +92,53 @@ def swav_loss(
     Source: Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster
     Assignments", 2020, https://arxiv.org/abs/2006.09882
     """
-    views = _check_views(high_res, low_res)
-    queues = _check_queue(queue, high_res)
-    check_positive_number(temperature, "temperature", _OP)
-    check_positive_number(epsilon, "epsilon", _OP)
-    check_iterations(iterations, _OP)
-    potentials = [
-        sinkhorn_potential(z, queued, epsilon, iterations)
-        for z, queued in zip(high_res, queues, strict=True)
-    ]
+    sharing = Sharing(gather_distributed, process_group, check)
+    first: list[Tensor] = []
+
+    def check_arguments() -> None:
+        _check_views(high_res, low_res, empty=are_many(sharing))
+        _check_queue(queue, high_res)
+        check_positive_number(temperature, "temperature", _OP)
+        check_positive_number(epsilon, "epsilon", _OP)
+        check_iterations(iterations, _OP)
+        if are_many(sharing):
+            first.extend(first_got(assigned_rows(high_res, queue, epsilon), iterations))
+
+    shards, options = _described(high_res, low_res)
+    options |= {"temperature": temperature, "epsilon": epsilon, "iterations": iterations}
+    processes = meet(_OP, sharing, shards, options, check_arguments)
+    views = [*high_res, *low_res]
+    if processes is not None:
+        rows = assigned_rows(high_res, queue, epsilon)
+        potential = shared_potentials(processes, rows, first, iterations)
+        return mean_over_ranks(processes, views, potential, float(temperature), float(epsilon))
+    potential = torch.stack(
+        [
+            sinkhorn_potential(z, None if queue is None else queue[i].detach(), epsilon, iterations)
+            for i, z in enumerate(high_res)
+        ]
+    )
     loss: Tensor
     loss, _ = torch.ops.sslkern.swapped_prediction_fwd(
-        views, torch.stack(potentials), float(temperature), float(epsilon)
+        views, potential, float(temperature), float(epsilon)
     )
     return loss
 
 
-def _check_views(high_res: Sequence[Tensor], low_res: Sequence[Tensor]) -> list[Tensor]:
-    """All views, the assigned ones first, of one shape."""
+def _described(high_res: Sequence[Tensor], low_res: Sequence[Tensor]) -> tuple[Any, Any]:
+    """What must be alike on all ranks: the first view stands for all, which are like it."""
+    several = isinstance(high_res, list | tuple) and len(high_res) > 0
+    views = [*high_res, *low_res] if several and isinstance(low_res, list | tuple) else []
+    grads = [isinstance(z, Tensor) and z.requires_grad for z in views]
+    options = {
+        "the number of views in high_res": len(high_res) if several else 0,
+        "which views require grad": grads if torch.is_grad_enabled() else [],
+    }
+    return {"high_res[0]": high_res[0]} if several else {"high_res": high_res}, options
+
+
+def _check_views(high_res: Sequence[Tensor], low_res: Sequence[Tensor], *, empty: bool) -> None:
+    """Views of one shape, of no row only where that is one of several ranks."""
     named = []
     for group, views in (("high_res", high_res), ("low_res", low_res)):
         _check_sequence(views, group)
@@ -108,20 +153,29 @@ def _check_views(high_res: Sequence[Tensor], low_res: Sequence[Tensor]) -> list[
     first_name, first = named[0]
     for name, z in named:
         check_tensor(z, name, _OP)
-        if z.dim() != 2 or 0 in z.shape:
+        if z.dim() != 2 or z.shape[1] == 0 or (z.shape[0] == 0 and not empty):
             refuse(_OP, name, "of shape (B, K) with no empty dimension", f"shape {tuple(z.shape)}")
         if z.shape[0] != first.shape[0]:
             refuse(_OP, name, f"of the batch size of {first_name}, {first.shape[0]}", z.shape[0])
         if z.shape[1] != first.shape[1]:
             refuse(_OP, name, f"of the prototypes of {first_name}, {first.shape[1]}", z.shape[1])
-    return [z for _, z in named]
+        if empty:
+            _check_like(z, name, first, first_name)
 
 
-def _check_queue(
-    queue: Sequence[Tensor] | None, high_res: Sequence[Tensor]
-) -> list[Tensor] | list[None]:
+def _check_like(z: Tensor, name: str, first: Tensor, first_name: str) -> None:
+    """What the operators see too late: when the other ranks are waiting already."""
+    check_same_device(z, name, first, first_name, _OP)
+    if z.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
+        raise TypeError(
+            f"sslkern::{_OP}: expected {name} to be of the dtype of {first_name}, {first.dtype}, "
+            f"got {z.dtype}"
+        )
+
+
+def _check_queue(queue: Sequence[Tensor] | None, high_res: Sequence[Tensor]) -> None:
     if queue is None:
-        return [None] * len(high_res)
+        return
     _check_sequence(queue, "queue")
     if len(queue) != len(high_res):
         refuse(_OP, "queue", f"one for each view of high_res, {len(high_res)}", len(queue))
@@ -134,7 +188,6 @@ def _check_queue(
                 f"of shape (L, K) with the K of high_res[{i}], {scores.shape[1]}",
                 f"shape {tuple(rows.shape)}",
             )
-    return [rows.detach() for rows in queue]
 
 
 def _check_sequence(value: object, name: str) -> None:

@@ -1,0 +1,18 @@
+"""Losses of a batch that is spread over processes, on torch.distributed.
+
+A loss that is called with ``gather_distributed=True`` is that of all rows of all ranks of
+``process_group``, in the order of the ranks; ranks may have different numbers of rows, or none.
+Every rank must call it, and ``backward`` too, for both exchange rows or statistics of rows.
+
+- ``reduction="mean"`` and ``"sum"`` return the mean or sum over all ranks, the same on each;
+  ``"none"`` returns this rank's rows.
+- A rank's gradient is that of the sum of what all ranks differentiate. Where they differentiate the
+  same loss, the mean over ranks that DistributedDataParallel and FSDP take of the gradients of
+  parameters is the gradient that one process with the whole batch would have had.
+- What is not a row (temperatures, biases of a scale, queues) must be the same on all ranks. The
+  ranks compare shapes, dtypes and options in one small exchange and all raise if they disagree; on
+  GPUs the host waits for it. ``check=False`` leaves it out: then all ranks must have as many rows.
+- A rank that dies or hangs ends in an error on the others within the timeout of their group.
+
+Compiled graphs break at such a loss.
+"""

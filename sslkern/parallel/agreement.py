@@ -1,0 +1,115 @@
+"""Whether all ranks call the same loss with the same options: one small all-gather per call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BYTES = 4096
+"""Of the message of a rank. A fixed size: ranks that disagree must not wait for each other."""
+
+
+def agree(
+    op: str,
+    group: Any,
+    shards: dict[str, Tensor],
+    options: dict[str, object],
+    check_here: Callable[[], None],
+) -> dict[str, list[int]]:
+    """Check this rank's arguments and that those of the others are like them.
+
+    Returns:
+        For each shard, the rows of every rank.
+
+    Raises:
+        ValueError: On all ranks, if they disagree, or if another rank's arguments are wrong.
+    """
+    error: Exception | None = None
+    message: dict[str, Any] = {"loss": op}
+    try:
+        check_here()
+        message |= {"rows": [len(x) for x in shards.values()], "same": _same(shards, options)}
+    except (TypeError, ValueError, NotImplementedError) as raised:
+        error, message["error"] = raised, str(raised)
+    # An argument of this rank may be no tensor.
+    device = next((x.device for x in shards.values() if isinstance(x, Tensor)), None)
+    messages = _exchange(op, group, message, device)
+    if error is not None:
+        raise error
+    _compare(op, messages)
+    rows = [m["rows"] for m in messages]
+    return {name: [r[i] for r in rows] for i, name in enumerate(shards)}
+
+
+def _same(shards: dict[str, Tensor], options: dict[str, object]) -> dict[str, str]:
+    found = {}
+    for name, x in shards.items():
+        found[f"the shape of a row of {name}"] = str(tuple(x.shape[1:]))
+        found[f"the dtype of {name}"] = str(x.dtype)
+        found[f"whether {name} requires grad"] = str(_needs_grad(x))
+    return found | {name: _described(value) for name, value in options.items()}
+
+
+def _described(value: object) -> str:
+    """Of tensors, whose values may be on a device, what can be known without waiting."""
+    if isinstance(value, Tensor):
+        size = "one element" if value.numel() == 1 else "an element for each row or column"
+        grad = ", requires grad" if _needs_grad(value) else ""
+        return f"a tensor with {size}, {value.dtype}{grad}"
+    return repr(value)
+
+
+def _needs_grad(x: Tensor) -> bool:
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+def _exchange(
+    op: str, group: Any, message: dict[str, Any], device: torch.device | None
+) -> list[dict[str, Any]]:
+    text = json.dumps(message).encode()
+    if len(text) > BYTES:
+        text = json.dumps({"loss": op, "error": "more than fits: " + text[:1000].decode()}).encode()
+    own = torch.zeros(BYTES, dtype=torch.uint8)
+    own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    if dist.get_backend(group) == "nccl":
+        own = own.to(device if device is not None and device.type == "cuda" else "cuda")
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    every = list(own.new_empty((size, BYTES)))
+    try:
+        dist.all_gather(every, own, group=group)
+        return [json.loads(bytes(x.tolist()).rstrip(b"\0")) for x in every]
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"sslkern::{op}: expected all {size} ranks to call this loss within the timeout of "
+            f"their group, got on rank {rank}: {error}"
+        ) from error
+
+
+def _compare(op: str, messages: list[dict[str, Any]]) -> None:
+    """In the order of what explains most: an error, another loss, other arguments."""
+    for rank, message in enumerate(messages):
+        if "error" in message:
+            raise ValueError(
+                f"sslkern::{op}: expected the arguments of all ranks to be right, "
+                f"got on rank {rank}: {message['error']}"
+            )
+    first = messages[0]
+    for rank, message in enumerate(messages):
+        if message["loss"] != first["loss"]:
+            _differ(op, "the loss", first["loss"], rank, message["loss"])
+        for name in (*first["same"], *message["same"]):
+            here, there = (m["same"].get(name, "nothing") for m in (first, message))
+            if here != there:
+                _differ(op, name, here, rank, there)
+
+
+def _differ(op: str, what: str, first: str, rank: int, other: str) -> None:
+    raise ValueError(
+        f"sslkern::{op}: expected {what} to be the same on all ranks, "
+        f"got {first} on rank 0 and {other} on rank {rank}"
+    )

@@ -1,0 +1,250 @@
+"""The ranks that share a batch, and the collectives that a loss asks of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sslkern.ops._common import check_same_device, check_tensor, refuse
+from sslkern.parallel.agreement import agree
+
+STRATEGIES = ("gather", "ring")
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class Sharing(NamedTuple):
+    """The options that all losses have, as they were given."""
+
+    gather_distributed: bool = False
+    process_group: Any = None
+    check: bool = True
+    strategy: str = "gather"
+
+
+class Processes:
+    """The ranks of a group that hold a batch together, each some rows of it.
+
+    Args:
+        op: What errors call the loss.
+        sharing: The options that it was given.
+        rows: How many rows each rank holds, by the name of the tensor.
+    """
+
+    def __init__(self, op: str, sharing: Sharing, rows: dict[str, list[int]]) -> None:
+        self.op = op
+        self.group = sharing.process_group
+        self.strategy = sharing.strategy
+        self.rank = dist.get_rank(self.group)
+        self.size = dist.get_world_size(self.group)
+        self.rows = rows
+
+    def offset(self, name: str) -> int:
+        """Of this rank's rows among those of all ranks."""
+        return sum(self.rows[name][: self.rank])
+
+    def total(self, name: str) -> int:
+        """Rows of all ranks."""
+        return sum(self.rows[name])
+
+    def indices(self, name: str, device: torch.device) -> Tensor:
+        """Of this rank's rows among those of all ranks, (rows,) int64."""
+        first = self.offset(name)
+        return torch.arange(first, first + self.rows[name][self.rank], device=device)
+
+    # ---- collectives, without a gradient: sslkern/parallel/gradients.py has those with one
+
+    def all_reduce(self, x: Tensor, *, largest: bool = False) -> Tensor:
+        """The sum over all ranks, or the maximum; the same on all of them, to the bit."""
+        to = x.clone(memory_format=torch.contiguous_format)
+        kind = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
+        self.run("an all-reduce", lambda: dist.all_reduce(to, kind, group=self.group))
+        return to
+
+    def all_gather(self, x: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """The rows of each rank, of which ``counts`` says how many there are."""
+        most = max(counts)
+        if most == 0:
+            return [x] * self.size
+        padded = x.contiguous()
+        if x.shape[0] < most:  # gloo gathers tensors of one shape alone
+            padded = x.new_zeros((most, *x.shape[1:]))
+            padded[: x.shape[0]] = x
+        buffer = x.new_empty((self.size, *padded.shape))
+        to = list(buffer)
+        self.run("an all-gather", lambda: dist.all_gather(to, padded, group=self.group))
+        return [rows[:count] for rows, count in zip(to, counts, strict=True)]
+
+    def to_owners(self, parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+        """What each rank has for the rows of this one, (ranks, rows, ...).
+
+        ``parts`` holds what this rank has for the rows of each, of which ``counts`` says how many.
+        """
+        given = torch.cat(list(parts))
+        own = counts[self.rank]
+        to = given.new_empty((self.size * own, *given.shape[1:]))
+        self.run(
+            "an all-to-all",
+            lambda: dist.all_to_all_single(
+                to, given, [own] * self.size, list(counts), group=self.group
+            ),
+        )
+        return to.reshape(self.size, own, *given.shape[1:])
+
+    def shift(self, tensors: Sequence[Tensor], rows: int, tag: int) -> Callable[[], list[Tensor]]:
+        """Send tensors to the next rank while others, of ``rows`` rows, arrive from the one before.
+
+        Returns:
+            A function that waits for them.
+        """
+        after, before = (self._global_rank(self.rank + step) for step in (1, -1))
+        given = [x.contiguous() for x in tensors]
+        taken = [x.new_empty((rows, *x.shape[1:])) for x in given]
+        ops = []
+        for number, (x, y) in enumerate(zip(given, taken, strict=True)):
+            if x.numel():
+                ops.append(dist.P2POp(dist.isend, x, after, self.group, tag + number))
+            if y.numel():
+                ops.append(dist.P2POp(dist.irecv, y, before, self.group, tag + number))
+        what = "the exchange with its neighbours in the ring"
+        works = self.run(what, lambda: dist.batch_isend_irecv(ops)) if ops else []
+
+        def wait() -> list[Tensor]:
+            for work in works:
+                self.run(what, work.wait)
+            given.clear()  # until here what is sent must not go away
+            return taken
+
+        return wait
+
+    def run(self, what: str, call: Callable[[], Any]) -> Any:
+        """What the call returns; its error says which loss and collective, and why that may be."""
+        try:
+            return call()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"sslkern::{self.op}: expected all {self.size} ranks to take part in {what} "
+                f"within the timeout of their group, got on rank {self.rank}: {error}"
+            ) from error
+
+    def _global_rank(self, rank: int) -> int:
+        if self.group is None:
+            return rank % self.size
+        return dist.get_global_rank(self.group, rank % self.size)
+
+
+def meet(
+    op: str,
+    sharing: Sharing,
+    shards: dict[str, Tensor],
+    options: Mapping[str, object],
+    check_here: Callable[[], None],
+    *,
+    one_shape: bool = True,
+) -> Processes | None:
+    """Have all ranks agree on a loss before anything of it is computed.
+
+    Args:
+        op: What errors call the loss.
+        sharing: The options that it was given.
+        shards: Tensors of which each rank holds some rows: all but their number must be the same.
+        options: What else must be the same on all ranks; of tensors the shape and dtype is.
+        check_here: The checks of this rank's own arguments, made in any case. Where it raises, the
+            other ranks do, too.
+        one_shape: Whether the shards have as many rows as each other.
+
+    Returns:
+        The ranks, or None where this process is alone or nothing is to be gathered.
+    """
+    if not _is_shared(op, sharing):
+        check_here()
+        return None
+
+    def check() -> None:
+        _check_shards(op, shards, one_shape)
+        check_here()
+
+    if not sharing.check:
+        check()
+        size = dist.get_world_size(sharing.process_group)
+        return Processes(op, sharing, {name: [len(x)] * size for name, x in shards.items()})
+    same = {**options, "strategy": sharing.strategy}
+    processes = Processes(op, sharing, agree(op, sharing.process_group, shards, same, check))
+    for name in shards:
+        if processes.total(name) == 0:
+            refuse(op, name, "of at least one row on some rank", "none on all ranks")
+    return processes
+
+
+def _is_shared(op: str, sharing: Sharing) -> bool:
+    wanted, group, check, strategy = sharing
+    for name, value in (("gather_distributed", wanted), ("check", check)):
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"sslkern::{op}: expected {name} to be a bool, got {type(value).__name__}"
+            )
+    if strategy not in STRATEGIES:
+        refuse(op, "strategy", "'gather' or 'ring'", repr(strategy))
+    if not wanted:
+        if group is not None:
+            refuse(op, "process_group", "None without gather_distributed=True", "a group")
+        if strategy != "gather":
+            refuse(op, "strategy", "'gather' without gather_distributed=True", repr(strategy))
+        return False
+    if not (dist.is_available() and dist.is_initialized()):
+        if group is not None:
+            refuse(op, "process_group", "None where torch.distributed is not set up", "a group")
+        return False
+    if group is not None and not isinstance(group, dist.ProcessGroup):
+        raise TypeError(
+            f"sslkern::{op}: expected process_group to be a torch.distributed.ProcessGroup, "
+            f"got {type(group).__name__}"
+        )
+    if dist.get_rank(group) < 0:
+        refuse(op, "process_group", "one that this rank belongs to", "another")
+    return dist.get_world_size(group) > 1
+
+
+def _check_shards(op: str, shards: dict[str, Tensor], one_shape: bool) -> None:
+    """As the operators check them, but for the rows: a rank may have none."""
+    for name, x in shards.items():
+        _check_shard(op, name, x)
+    (first_name, first), *others = shards.items()
+    for name, x in others:
+        check_same_device(x, name, first, first_name, op)
+        if x.shape[1] != first.shape[1] or (one_shape and len(x) != len(first)):
+            rows = len(first) if one_shape else "rows"
+            wanted = f"of shape ({rows}, {first.shape[1]}), as {first_name}"
+            refuse(op, name, wanted, f"shape {tuple(x.shape)}")
+        if x.dtype != first.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"sslkern::{op}: expected {name} to be of the dtype of {first_name}, "
+                f"{first.dtype}, got {x.dtype}"
+            )
+
+
+def promoted(*shards: Tensor) -> list[Tensor]:
+    """In the widest of their dtypes, which they may differ in under autocast."""
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in shards))
+    return [x.to(dtype) for x in shards]
+
+
+def _check_shard(op: str, name: str, x: Tensor) -> None:
+    """Any number of rows, also none: what the operators check, who want some."""
+    check_tensor(x, name, op)
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be a dense tensor, got layout {x.layout}. "
+            f"Call .to_dense() first."
+        )
+    if x.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be of dtype torch.float64, torch.float32, "
+            f"torch.bfloat16 or torch.float16, got {x.dtype}"
+        )
+    if x.dim() != 2 or x.shape[1] == 0:
+        refuse(op, name, "of shape (rows, columns) with some columns", f"shape {tuple(x.shape)}")

@@ -1,0 +1,1 @@
+"""Losses over processes against one process."""

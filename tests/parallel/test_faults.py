@@ -1,0 +1,167 @@
+"""Ranks that disagree, are given wrong arguments, die or hang: an error on every rank, in time."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import MOST, RankError, Ranks
+from torch import Tensor
+
+import sslkern
+
+SECONDS = 5  # of the group's timeout
+
+
+def _views(dim: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return torch.ones(3, dim, dtype=dtype), torch.eye(3, dim, dtype=dtype)
+
+
+def _call(group: Any, other: dict[str, Any]) -> Tensor:
+    """NT-Xent, with other arguments on the second rank."""
+    given: dict[str, Any] = {"dim": 4, "dtype": torch.float32, "loss": sslkern.ntxent_loss}
+    if dist.get_rank(group) == 1:
+        given |= other
+    z_a, z_b = _views(given.pop("dim"), given.pop("dtype"))
+    if given.pop("requires_grad", False):
+        z_a.requires_grad_()
+    loss: Callable[..., Tensor] = given.pop("loss")
+    return loss(z_a, z_b, gather_distributed=True, process_group=group, **given)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"dim": 5}, r"shape of a row of z_a to be the same .* got \(4,\) on rank 0 and \(5,\) on"),
+        ({"dtype": torch.float64}, "dtype of z_a .* got torch.float32 on rank 0 and torch.float64"),
+        ({"temperature": 0.2}, "temperature to be the same on all ranks, got 0.5 .* 0.2 on rank 1"),
+        ({"normalize": False}, "normalize to be the same on all ranks, got True .* False on rank"),
+        ({"reduction": "sum"}, "reduction to be the same on all ranks, got 'mean' .* 'sum' on"),
+        ({"strategy": "ring"}, "strategy to be the same on all ranks, got 'gather' .* 'ring' on"),
+        ({"requires_grad": True}, "whether z_a requires grad .* got False on rank 0 and True"),
+        ({"loss": sslkern.info_nce_loss}, "the loss to be the same .* got ntxent .* info_nce on"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"reduction": "max"}, "reduction to be 'none', 'mean' or 'sum', got 'max'"),
+        ({"weight": torch.ones(7)}, r"weight to be of shape .* got shape \(7,\)"),
+        ({"dtype": torch.int64}, "z_a to be of dtype .* got torch.int64"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
+)
+def test_ranks_that_disagree_all_raise(ranks: Ranks, other: dict[str, Any], message: str) -> None:
+    with pytest.raises(RankError) as error:
+        ranks.run(3, _call, other)
+    assert sorted(error.value.errors) == [0, 1, 2]
+    for text in error.value.errors.values():
+        assert text.startswith(("ValueError: sslkern::", "TypeError: sslkern::"))
+        assert re.search(message, text.partition("\n")[0])
+
+
+def test_ranks_go_on_after_an_error(ranks: Ranks) -> None:
+    with pytest.raises(RankError):
+        ranks.run(2, _call, {"dim": 5})
+    first, second = ranks.run(2, _call, {})
+    assert torch.equal(first, second)
+
+
+def _unchecked(group: Any) -> Tensor:
+    z_a, z_b = _views()
+    return sslkern.ntxent_loss(z_a, z_b, gather_distributed=True, process_group=group, check=False)
+
+
+def test_without_the_check_ranks_have_as_many_rows(ranks: Ranks) -> None:
+    z_a, z_b = _views()
+    expected = sslkern.ntxent_loss(torch.cat([z_a] * 2), torch.cat([z_b] * 2))
+    for found in ranks.run(2, _unchecked):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.fixture
+def mortal() -> Iterator[Ranks]:
+    """Ranks of this test's own, whose group does not wait long."""
+    processes = Ranks(timedelta(seconds=SECONDS))
+    yield processes
+    processes.close()
+
+
+def _with_fault(group: Any, fault: str, strategy: str, backward: bool) -> None:
+    """The last rank dies or hangs, before the loss or before its gradient."""
+    z_a, z_b = (z.requires_grad_() for z in _views())
+    last = dist.get_rank(group) == dist.get_world_size(group) - 1
+
+    def fail() -> None:
+        if last and fault == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if last and fault == "hangs":
+            time.sleep(4 * SECONDS)
+
+    if not backward:
+        fail()
+    loss = sslkern.ntxent_loss(
+        z_a, z_b, gather_distributed=True, process_group=group, strategy=strategy
+    )
+    fail()
+    loss.backward()
+
+
+@pytest.mark.parametrize("strategy", ["gather", "ring"])
+@pytest.mark.parametrize("backward", [False, True], ids=["loss", "gradient"])
+@pytest.mark.parametrize("fault", ["dies", "hangs"])
+def test_faults_end_in_errors(mortal: Ranks, fault: str, backward: bool, strategy: str) -> None:
+    mortal.run(MOST, _with_fault, "none", strategy, backward)
+    begin = time.monotonic()
+    with pytest.raises(RankError) as error:
+        mortal.run(MOST, _with_fault, fault, strategy, backward)
+    assert time.monotonic() - begin < 6 * SECONDS
+    for rank in range(MOST - 1):
+        text = error.value.errors[rank]
+        assert text.startswith(f"RuntimeError: sslkern::ntxent: expected all {MOST} ranks to")
+        assert f"got on rank {rank}: " in text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"strategy": "tree"}, ValueError, "strategy to be 'gather' or 'ring', got 'tree'"),
+        ({"strategy": "ring"}, ValueError, "strategy to be 'gather' without gather_distributed"),
+        ({"gather_distributed": 1}, TypeError, "gather_distributed to be a bool, got int"),
+        ({"check": None}, TypeError, "check to be a bool, got NoneType"),
+        ({"process_group": 3}, ValueError, "process_group to be None without gather_distributed"),
+        (
+            {"process_group": 3, "gather_distributed": True},
+            ValueError,
+            "process_group to be None where torch.distributed is not set up",
+        ),
+    ],
+    ids=str,
+)
+def test_wrong_options_raise(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=rf"sslkern::ntxent: expected {message}"):
+        sslkern.ntxent_loss(*_views(), **options)
+
+
+def test_one_process_may_gather() -> None:
+    z_a, z_b = _views()
+    alone = sslkern.ntxent_loss(z_a, z_b)
+    assert torch.equal(sslkern.ntxent_loss(z_a, z_b, gather_distributed=True), alone)
+
+
+def _twice(group: Any) -> None:
+    z_a, z_b = (z.requires_grad_() for z in _views())
+    loss = sslkern.ntxent_loss(z_a, z_b, gather_distributed=True, process_group=group)
+    (grad,) = torch.autograd.grad(loss, z_a, create_graph=True)
+    grad.square().sum().backward()
+
+
+def test_second_derivatives_are_refused(ranks: Ranks) -> None:
+    with pytest.raises(RankError) as error:
+        ranks.run(2, _twice)
+    for text in error.value.errors.values():
+        assert text.startswith("NotImplementedError: sslkern::ntxent: expected the gradient not")

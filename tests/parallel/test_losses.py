@@ -1,0 +1,101 @@
+"""Losses over processes against one process: values, all gradients, three steps of an optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from cases import CASES, Case
+from ranks import Ranks
+from torch import Tensor
+
+# How many rows each rank has: even, uneven, none.
+SPLITS = ([6], [3, 3], [5, 1], [0, 6], [2, 2, 2], [3, 0, 4], [2, 3, 1, 2], [4, 0, 0, 3])
+STEPS = 3
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
+DTYPES = list(TOLERANCE)
+
+
+def every_case() -> list[Any]:
+    return [
+        pytest.param(case, strategy, split, id=f"{case}-{strategy}-{split}")
+        for case in CASES
+        for strategy in case.strategies
+        for split in SPLITS
+        if case.single or 1 not in split
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("case", "strategy", "split"), every_case())
+def test_steps_are_those_of_one_process(
+    ranks: Ranks, case: Case, strategy: str, split: list[int], dtype: torch.dtype
+) -> None:
+    number = CASES.index(case)
+    found = ranks.run(len(split), _steps_of_rank, number, split, dtype, strategy)
+    expected = _steps(case, case.inputs(sum(split), dtype), case.learnt(dtype))
+    assert_close = _comparison(dtype)
+    for rank, (losses, learnt, _) in enumerate(found):
+        assert_close(losses, expected[0], f"losses of rank {rank}")
+        for name, value in expected[1].items():
+            assert_close(learnt[name], value, f"{name} of rank {rank}")
+    for name, value in expected[2].items():
+        grads = torch.cat([grads[name] for _, _, grads in found])
+        assert_close(grads / len(split), value, f"gradients of {name}")
+
+
+def _comparison(dtype: torch.dtype) -> Any:
+    bound = TOLERANCE[dtype]
+
+    def assert_close(x: Tensor, y: Tensor, what: str) -> None:
+        """Relative to the largest element."""
+        largest = max(1.0, y.abs().max().item()) if y.numel() else 1.0
+        torch.testing.assert_close(
+            x, y, rtol=0, atol=bound * largest, msg=lambda text: f"{what}: {text}"
+        )
+
+    return assert_close
+
+
+def _steps_of_rank(
+    group: dist.ProcessGroup, number: int, split: list[int], dtype: torch.dtype, strategy: str
+) -> Any:
+    case, rank = CASES[number], dist.get_rank(group)
+    inputs = case.inputs(sum(split), dtype)
+    mine = {name: x.split(split)[rank] for name, x in inputs.items()}
+    sharing: dict[str, Any] = {"gather_distributed": True, "process_group": group}
+    if len(case.strategies) > 1:
+        sharing["strategy"] = strategy
+
+    def mean_over_ranks(grad: Tensor) -> None:
+        dist.all_reduce(grad, group=group)
+        grad /= len(split)
+
+    return _steps(case, mine, case.learnt(dtype), mean_over_ranks, **sharing)
+
+
+def _steps(
+    case: Case,
+    inputs: Mapping[str, Tensor],
+    learnt: dict[str, Tensor],
+    synchronize: Any = None,
+    **sharing: Any,
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Losses, what has been learnt, and the gradients of the rows in the first step."""
+    losses, first = [], {}
+    for step in range(STEPS):
+        loss, z = case.value(inputs, learnt, **sharing)
+        loss.backward()
+        losses.append(loss.detach())
+        if step == 0:
+            first = {name: rows.grad for name, rows in z.items()}
+        for value in learnt.values():
+            if synchronize is not None:
+                synchronize(value.grad)
+            with torch.no_grad():
+                value -= case.rate * value.grad
+            value.grad = None
+    return torch.stack(losses), {k: v.detach() for k, v in learnt.items()}, first
