@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslkern.ops._common import check_positive_number
@@ -15,6 +16,10 @@ class InfoNCELoss(nn.Module):
         temperature: Positive number.
         symmetric: Also take the keys as queries, and the mean of both directions. Not together
             with negatives.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.info_nce_loss`.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"`` or ``"ring"``.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If the temperature is not positive and finite.
@@ -33,11 +38,24 @@ class InfoNCELoss(nn.Module):
     https://arxiv.org/abs/1911.05722
     """
 
-    def __init__(self, temperature: float = 0.1, symmetric: bool = False) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        symmetric: bool = False,
+        *,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        strategy: str = "gather",
+        check: bool = True,
+    ) -> None:
         super().__init__()
         check_positive_number(temperature, "temperature", "info_nce")
         self.temperature = temperature
         self.symmetric = symmetric
+        self.gather_distributed = gather_distributed
+        self.process_group = process_group
+        self.strategy = strategy
+        self.check = check
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
         """Mean loss over the rows of ``query`` (N, D).
@@ -46,7 +64,15 @@ class InfoNCELoss(nn.Module):
         given, the rows of ``negatives`` (K, D) alone.
         """
         return info_nce_loss(
-            query, key, negatives, temperature=self.temperature, symmetric=self.symmetric
+            query,
+            key,
+            negatives,
+            temperature=self.temperature,
+            symmetric=self.symmetric,
+            gather_distributed=self.gather_distributed,
+            process_group=self.process_group,
+            strategy=self.strategy,
+            check=self.check,
         )
 
     def extra_repr(self) -> str:

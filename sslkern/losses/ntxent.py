@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslkern.methods.parts.queue import Queue
@@ -38,11 +39,17 @@ class NTXentLoss(nn.Module):
             the length the bank comes into being in the first call or with `load_state_dict`, in
             the dtype and on the device of what it is given; a compiled graph without breaks needs
             that to have happened.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.ntxent_loss`. Not
+            with a bank.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"`` or ``"ring"``.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If the temperature is not positive and finite, or the size is negative, or not
             one or two numbers, or of rows of no length.
         TypeError: If the size is no integer.
+        NotImplementedError: If a bank is to be shared by several ranks.
 
     Example:
         >>> import torch, sslkern
@@ -67,12 +74,30 @@ class NTXentLoss(nn.Module):
     queue: Queue | None
     """The memory bank; None without one, and as long as the length of its rows is not known."""
 
-    def __init__(self, temperature: float = 0.5, memory_bank_size: int | Sequence[int] = 0) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = False,
+        *,
+        process_group: dist.ProcessGroup | None = None,
+        strategy: str = "gather",
+        check: bool = True,
+    ) -> None:
         super().__init__()
         check_positive_number(temperature, "temperature", _OP)
         self.temperature = temperature
         self.memory_bank_size = memory_bank_size
         self._bank_rows, dim = _rows_and_dim(memory_bank_size)
+        if gather_distributed and self._bank_rows:
+            raise NotImplementedError(
+                f"sslkern::{_OP}: expected gather_distributed to be False with a memory bank, got "
+                f"True. Call sslkern.info_nce_loss with a queue that is the same on all ranks."
+            )
+        self.gather_distributed = gather_distributed
+        self.process_group = process_group
+        self.strategy = strategy
+        self.check = check
         self.queue = Queue(self._bank_rows, dim) if self._bank_rows and dim else None
         self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
@@ -82,7 +107,15 @@ class NTXentLoss(nn.Module):
         Without a bank these are all 2B rows, with one the B rows of ``z_a``.
         """
         if self._bank_rows == 0:
-            return ntxent_loss(z_a, z_b, self.temperature)
+            return ntxent_loss(
+                z_a,
+                z_b,
+                self.temperature,
+                gather_distributed=self.gather_distributed,
+                process_group=self.process_group,
+                strategy=self.strategy,
+                check=self.check,
+            )
         _check_views(z_a, z_b)
         queue = self.queue
         if queue is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -18,6 +19,9 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._formed import register_formed
+from sslkern.parallel.gradients import reduce_over_ranks
+from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.siglip import siglip_rows
 from sslkern.reference._common import reduce_loss
 
 _OP = "siglip"
@@ -32,6 +36,10 @@ def siglip_loss(
     negative_only: bool = False,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    strategy: str = "gather",
+    check: bool = True,
 ) -> Tensor:
     r"""Binary cross entropy of every image with every text (SigLIP), without the N x M matrix.
 
@@ -56,6 +64,12 @@ def siglip_loss(
         weight: Weight of each image, (N,); may require grad.
         reduction: ``"none"`` for the N losses, each a sum over the texts, ``"sum"``, or ``"mean"``
             = sum(w * loss) / sum(w): the sum over all pairs divided by N.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"``: every rank holds all texts while it computes; ``"ring"``: its own
+            and two other ranks'.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -76,16 +90,31 @@ def siglip_loss(
     Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023,
     https://arxiv.org/abs/2303.15343
     """
-    check_tensor(image_features, "image_features", _OP)
-    check_tensor(text_features, "text_features", _OP)
-    check_reduction(reduction, _OP)
+
+    def check_arguments() -> None:
+        check_tensor(image_features, "image_features", _OP)
+        check_tensor(text_features, "text_features", _OP)
+        check_reduction(reduction, _OP)
+        if image_features.dim() == 2:
+            check_row_weight(weight, _OP, {"N": image_features.shape[0]}, image_features)
+
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
+    shards = {"image_features": image_features, "text_features": text_features}
+    options = {
+        "logit_scale": logit_scale,
+        "logit_bias": logit_bias,
+        "negative_only": negative_only,
+        "reduction": reduction,
+    }
+    processes = meet(_OP, sharing, shards, options, check_arguments, one_shape=not negative_only)
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
     bias = None
     if logit_bias is not None:
         bias = as_scalar_tensor(logit_bias, "logit_bias", _OP, image_features)
     inputs = (image_features, text_features, scale, bias)
-    if image_features.dim() == 2:
-        check_row_weight(weight, _OP, {"N": image_features.shape[0]}, image_features)
+    if processes is not None:
+        shared: Tensor = siglip_rows(processes, *inputs, not negative_only)
+        return reduce_over_ranks(processes, shared, weight, reduction)
     if reduction == "none" or weight is not None:
         rows: Tensor = torch.ops.sslkern.siglip_fwd(*inputs, not negative_only)
         return reduce_loss(rows, weight, reduction)

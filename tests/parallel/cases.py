@@ -185,10 +185,38 @@ def _swav(about: str, *, queue: bool = False, **options: Any) -> Case:
     return Case(f"swav, {about}", loss, ("high_0", "high_1", "low"), queues, strategies=("gather",))
 
 
+def _siglip(about: str, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        rows = (z["z_a"], z["z_b"], p["scale"], p["bias"])
+        return sslkern.siglip_loss(*rows, weight=more.get("weight"), **options, **sharing)
+
+    more = _weights if "reduction" not in options else lambda n, g: {}
+    return Case(
+        f"siglip, {about}", loss, more=more, parameters={"scale": 1.5, "bias": -2.0}, rate=1e-3
+    )
+
+
+SIGLIP = (
+    _siglip("weights"),
+    _siglip("sum", reduction="sum"),
+    _siglip("negatives alone", reduction="mean", negative_only=True),
+)
+
 SWAV = (
     _swav("three iterations"),
     _swav("softmax", iterations=0),
     _swav("queues", queue=True, iterations=5, epsilon=0.1, temperature=0.2),
 )
 
-CASES = NTXENT + INFO_NCE + SWAV
+MODULES = (
+    Case(
+        "NTXentLoss",
+        lambda z, more, p, **s: sslkern.losses.NTXentLoss(0.2, **s)(z["z_a"], z["z_b"]),
+    ),
+    Case(
+        "InfoNCELoss",
+        lambda z, more, p, **s: sslkern.losses.InfoNCELoss(0.2, True, **s)(z["z_a"], z["z_b"]),
+    ),
+)
+
+CASES = MODULES + NTXENT + INFO_NCE + SIGLIP + SWAV
