@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -22,6 +23,9 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
+from sslkern.parallel.gradients import reduce_over_ranks
+from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.supcon import Weights, dcl_rows
 from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, to_working_dtype
 
 _OP = "supcon"
@@ -138,9 +142,13 @@ def dcl_loss(
     z_b: Tensor,
     temperature: float | Tensor = 0.1,
     *,
-    weight_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+    weight_fn: Weights | None = None,
     normalize: bool = True,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    strategy: str = "gather",
+    check: bool = True,
 ) -> Tensor:
     r"""Decoupled contrastive loss: NT-Xent without the positive in its denominator.
 
@@ -158,6 +166,13 @@ def dcl_loss(
             gradient is followed where it has one. See `sslkern.losses.DCLWLoss`.
         normalize: Scale every row to unit norm first; rows with norm below 1e-12 count as zero.
         reduction: ``"none"`` for the 2B losses in the order [a; b], ``"sum"`` or ``"mean"``.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients. ``weight_fn`` is
+            then called with the rows of all ranks.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"``: every rank holds all rows while it computes; ``"ring"``: its own
+            and two other ranks', unless there is a ``weight_fn``.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (2B,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -177,21 +192,40 @@ def dcl_loss(
 
     Source: Yeh et al., "Decoupled Contrastive Learning", 2021, https://arxiv.org/abs/2110.06848
     """
-    check_tensor(z_a, "z_a", _OP)
-    check_tensor(z_b, "z_b", _OP)
-    check_reduction(reduction, _OP)
-    _check_views(z_a, z_b)
+
+    def check_arguments() -> None:
+        check_tensor(z_a, "z_a", _OP)
+        check_tensor(z_b, "z_b", _OP)
+        check_reduction(reduction, _OP)
+
+    def weights(function: Weights, x: Tensor, y: Tensor) -> Tensor:
+        x, y = to_working_dtype(x), to_working_dtype(y)
+        if normalize:
+            x, y = normalize_rows(x), normalize_rows(y)
+        return _weights(function, x, y)
+
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
+    options = {
+        "temperature": temperature,
+        "weight_fn": weight_fn is not None,
+        "normalize": normalize,
+        "reduction": reduction,
+    }
+    processes = meet(_OP, sharing, {"z_a": z_a, "z_b": z_b}, options, check_arguments)
     tau = as_scalar_tensor(temperature, "temperature", _OP, z_a)
+    if processes is not None:
+        of_positives = None if weight_fn is None else functools.partial(weights, weight_fn)
+        rows = dcl_rows(processes, z_a, z_b, tau, normalize, of_positives)
+        return reduce_over_ranks(processes, rows, None, reduction)
+    _check_views(z_a, z_b)
     index = torch.arange(z_a.shape[0], device=z_a.device).repeat(2)
-    z = torch.cat([z_a, z_b])
-    stats = class_statistics(z, index, tau, normalize=normalize)
+    stats = class_statistics(torch.cat([z_a, z_b]), index, tau, normalize=normalize)
     positive = stats.sum_positive
     if weight_fn is not None:
-        a, b = to_working_dtype(z_a), to_working_dtype(z_b)
-        if normalize:
-            a, b = normalize_rows(a), normalize_rows(b)
-        positive = positive * torch.cat([_weights(weight_fn, a, b), _weights(weight_fn, b, a)])
-    return reduce_loss(stats.lse_negative - positive, None, reduction).to(accumulate_dtype(z))
+        positive = positive * torch.cat(
+            [weights(weight_fn, z_a, z_b), weights(weight_fn, z_b, z_a)]
+        )
+    return reduce_loss(stats.lse_negative - positive, None, reduction).to(accumulate_dtype(z_a))
 
 
 def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
@@ -296,7 +330,7 @@ def _check_views(z_a: Tensor, z_b: Tensor) -> None:
         )
 
 
-def _weights(weight_fn: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+def _weights(weight_fn: Weights, a: Tensor, b: Tensor) -> Tensor:
     weights = weight_fn(a, b)
     if not isinstance(weights, Tensor) or weights.shape != a.shape[:1]:
         got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__

@@ -196,6 +196,26 @@ def _siglip(about: str, **options: Any) -> Case:
     )
 
 
+def _dcl(about: str, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        return sslkern.dcl_loss(z["z_a"], z["z_b"], p["temperature"], **options, **sharing)
+
+    # Rows as they are have large logits, whose rounding in float32 is seen at low temperatures.
+    temperature = 0.4 if options.get("normalize", True) else 4.0
+    return Case(f"dcl, {about}", loss, parameters={"temperature": temperature}, rate=0.01)
+
+
+def _far_positives(a: Tensor, b: Tensor) -> Tensor:
+    """Weights that depend on all rows, with a gradient."""
+    return 2 - len(a) * (a * b).sum(1).div(0.5).softmax(0)
+
+
+DCL = (
+    _dcl("mean"),
+    _dcl("sum, as they are", reduction="sum", normalize=False),
+    _dcl("weights", weight_fn=_far_positives),
+)
+
 SIGLIP = (
     _siglip("weights"),
     _siglip("sum", reduction="sum"),
@@ -219,4 +239,4 @@ MODULES = (
     ),
 )
 
-CASES = MODULES + NTXENT + INFO_NCE + SIGLIP + SWAV
+CASES = MODULES + NTXENT + INFO_NCE + DCL + SIGLIP + SWAV

@@ -165,3 +165,28 @@ def test_second_derivatives_are_refused(ranks: Ranks) -> None:
         ranks.run(2, _twice)
     for text in error.value.errors.values():
         assert text.startswith("NotImplementedError: sslkern::ntxent: expected the gradient not")
+
+
+def _lonely(group: Any) -> None:
+    z = torch.ones(int(dist.get_rank(group) == 0), 4)
+    sslkern.dcl_loss(z, z, gather_distributed=True, process_group=group)
+
+
+def test_one_pair_has_no_negatives(ranks: Ranks) -> None:
+    with pytest.raises(RankError) as error:
+        ranks.run(2, _lonely)
+    assert sorted(error.value.errors) == [0, 1]
+    for text in error.value.errors.values():
+        assert "z_a to be of at least two rows on all ranks together, got one" in text
+
+
+def _empty(group: Any) -> None:
+    z = torch.ones(0, 4)
+    sslkern.ntxent_loss(z, z, gather_distributed=True, process_group=group)
+
+
+def test_some_rank_has_rows(ranks: Ranks) -> None:
+    with pytest.raises(RankError) as error:
+        ranks.run(2, _empty)
+    for text in error.value.errors.values():
+        assert "z_a to be of at least one row on some rank, got none on all ranks" in text
