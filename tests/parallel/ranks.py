@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 MOST = 4
-TIMEOUT = timedelta(seconds=20)
+TIMEOUT = timedelta(seconds=60)
+TO_START = timedelta(seconds=300)
 
 
 class RankError(AssertionError):
@@ -74,8 +75,9 @@ class Ranks:
 
 def _serve(rank: int, store: str, timeout: timedelta, pipe: Connection) -> None:
     torch.set_num_threads(1)
+    # Processes start at different times, which may be further apart than a test's timeout.
     dist.init_process_group(
-        "gloo", store=dist.FileStore(store, MOST), rank=rank, world_size=MOST, timeout=timeout
+        "gloo", store=dist.FileStore(store, MOST), rank=rank, world_size=MOST, timeout=TO_START
     )
     groups = {
         size: dist.new_group(list(range(size)), timeout=timeout) for size in range(1, MOST + 1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import sslkern
 
-SECONDS = 5  # of the group's timeout
+SECONDS = 8  # of the group's timeout
 
 
 def _views(dim: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
