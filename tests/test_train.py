@@ -441,7 +441,7 @@ def test_bad_argument_is_one_line(
 def test_run_that_stops_within_the_first_epoch_has_no_curves_of_collapse(
     command: Command, tmp_path: Path
 ) -> None:
-    code, out, err = command(*SMALL, "--out", tmp_path, "--quiet", "--steps", "1")
+    code, _, err = command(*SMALL, "--out", tmp_path, "--quiet", "--steps", "1")
     assert (code, err) == (0, "")
     assert {path.name for path in tmp_path.glob("*.png")} == {"loss.png", "embedding.png"}
     assert json.loads((tmp_path / "summary.json").read_text())["collapse"] == {}

@@ -27,6 +27,7 @@ class CPC(Method):
 
     The context network is a GRU of one layer, as the paper has it for sound; for images it has
     a PixelCNN, which is left out. After training one keeps the encoder, or the contexts.
+    `torch.compile` breaks its graph at a GRU unless ``torch._dynamo.config.allow_rnn`` is set.
 
     Args:
         encoder: Maps pieces (N, ...) to features (N, feature_dim).

@@ -24,6 +24,12 @@ class Method(nn.Module):
         loss.backward()
         optimizer.step()
         method.update(progress)
+
+    A method knows nothing of other processes. Under ``DistributedDataParallel`` each one has its
+    loss over its own part of the batch, and queues, memories, centers and covariances of what it
+    saw itself: as in the papers' code only where that gathers nothing. By default that wrapper
+    overwrites the buffers of all processes by those of the first one before each forward pass;
+    ``broadcast_buffers=False`` lets each keep its own. ``update`` is called on what is wrapped.
     """
 
     encoder: nn.Module

@@ -1,4 +1,11 @@
-"""CPC on overlapping windows of signals, or on the rows of images."""
+"""CPC on the rows of images, or on windows of signals.
+
+It learns of the digits what tells them apart, but not of mnist1d: its classes are shapes at random
+places and sizes in correlated noise. There the loss falls, by what the noise and the size say of
+the next window, and a probe of the contexts finds less than in an untrained network (accuracy 0.19
+and 0.23 after 40 epochs). The windows do not overlap; those that do are recognized by what they
+share.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +17,13 @@ from sslkern.methods.parts.heads import mlp
 from sslkern.train.images import probe_features
 from sslkern.train.recipe import Evidence, Measures, Recipe
 
-WINDOW, STRIDE = 8, 4
+WINDOW = 5
 
 
 def pieces(images: Tensor) -> Tensor:
     """(B, T, D): windows of signals (B, C, L), or rows of images (B, C, H, W), from above."""
     if images.dim() == 3:
-        return images.unfold(2, WINDOW, STRIDE).transpose(1, 2).flatten(2)
+        return images.unfold(2, WINDOW, WINDOW).transpose(1, 2).flatten(2)
     return images.transpose(1, 2).flatten(2)
 
 
