@@ -219,13 +219,14 @@ def dcl_loss(
         return reduce_over_ranks(processes, rows, None, reduction)
     _check_views(z_a, z_b)
     index = torch.arange(z_a.shape[0], device=z_a.device).repeat(2)
-    stats = class_statistics(torch.cat([z_a, z_b]), index, tau, normalize=normalize)
+    z = torch.cat([z_a, z_b])
+    stats = class_statistics(z, index, tau, normalize=normalize)
     positive = stats.sum_positive
     if weight_fn is not None:
         positive = positive * torch.cat(
             [weights(weight_fn, z_a, z_b), weights(weight_fn, z_b, z_a)]
         )
-    return reduce_loss(stats.lse_negative - positive, None, reduction).to(accumulate_dtype(z_a))
+    return reduce_loss(stats.lse_negative - positive, None, reduction).to(accumulate_dtype(z))
 
 
 def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:

@@ -119,6 +119,8 @@ def rows_with_own_keys(
     where it dominates.
     """
     given = ids
+    query, rows = promoted(query, columns.rows)
+    columns = columns._replace(rows=rows)
     keys, bank = columns.split(len(query))
     positive = _positive(query, keys, normalize)
     if ids is None or keys.ids is None:
@@ -129,8 +131,7 @@ def rows_with_own_keys(
 
     def directions(e: float) -> LogSumExps:
         how = Contrast(processes, definition, "key", normalize, symmetric, label_smoothing=e)
-        q, k = promoted(query, keys.rows)
-        return log_sum_exp(how, q, k, keys.scale, keys.bias, ids, keys.ids)
+        return log_sum_exp(how, query, keys.rows, keys.scale, keys.bias, ids, keys.ids)
 
     found = directions(0.0)
     smoothed = directions(1.0) if label_smoothing > 0 else found

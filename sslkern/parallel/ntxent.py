@@ -16,6 +16,7 @@ def ntxent_rows(
 ) -> Tensor:
     """Losses of this rank's 2B rows against those of all ranks."""
     check_positive(temperature, "temperature", processes.op)
+    z_a, z_b = promoted(z_a, z_b)
     scale = 1 / temperature
     lse, _ = own_against_all(processes, "ntxent_loss", z_a, z_b, scale, normalize)
     positive = scale.double().reshape(()) * dot(z_a, z_b, normalize)
@@ -26,7 +27,7 @@ def own_against_all(
     processes: Processes, definition: str, z_a: Tensor, z_b: Tensor, scale: Tensor, normalize: bool
 ) -> tuple[Tensor, Tensor]:
     """Log-sum-exps of rows [a; b] over the rows of other pairs, (2B,), and their number."""
-    z = torch.cat(promoted(z_a, z_b))
+    z = torch.cat([z_a, z_b])
     pair = processes.indices("z_a", z.device).repeat(2)
     processes.rows["z"] = [2 * n for n in processes.rows["z_a"]]
     how = Contrast(processes, definition, "z", normalize, mirrored=True)

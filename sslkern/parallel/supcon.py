@@ -11,7 +11,7 @@ from sslkern.ops._common import accumulate_dtype, check_positive, refuse
 from sslkern.ops._pairs import dot
 from sslkern.parallel.gradients import gather_rows
 from sslkern.parallel.ntxent import own_against_all
-from sslkern.parallel.processes import Processes
+from sslkern.parallel.processes import Processes, promoted
 
 Weights = Callable[[Tensor, Tensor], Tensor]  # of the positives of one direction
 
@@ -31,6 +31,7 @@ def dcl_rows(
     check_positive(temperature, "temperature", processes.op)
     if processes.total("z_a") < 2:
         refuse(processes.op, "z_a", "of at least two rows on all ranks together", "one")
+    z_a, z_b = promoted(z_a, z_b)
     scale = 1 / temperature
     lse, _ = own_against_all(processes, "dcl_loss", z_a, z_b, scale, normalize)
     positive = (scale.double().reshape(()) * dot(z_a, z_b, normalize)).repeat(2)

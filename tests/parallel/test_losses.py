@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch.distributed as dist
 from cases import CASES, Case
 from ranks import Ranks
 from torch import Tensor
+
+import sslkern
 
 # How many rows each rank has: even, uneven, none.
 SPLITS = ([6], [3, 3], [5, 1], [0, 6], [2, 2, 2], [3, 0, 4], [2, 3, 1, 2], [4, 0, 0, 3])
@@ -99,3 +102,31 @@ def _steps(
                 value -= case.rate * value.grad
             value.grad = None
     return torch.stack(losses), {k: v.detach() for k, v in learnt.items()}, first
+
+
+PAIRS = {
+    "ntxent_loss": sslkern.ntxent_loss,
+    "info_nce_loss": sslkern.info_nce_loss,
+    "dcl_loss": sslkern.dcl_loss,
+    "siglip_loss": partial(sslkern.siglip_loss, logit_scale=2.0),
+}
+
+
+def _mixed(rows: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    z_a, z_b = torch.randn(2, rows, 4, generator=g, dtype=torch.float64)
+    return z_a.float(), z_b
+
+
+def _mixed_of_rank(group: dist.ProcessGroup, name: str, split: list[int]) -> Tensor:
+    z_a, z_b = (z.split(split)[dist.get_rank(group)] for z in _mixed(sum(split)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return PAIRS[name](z_a, z_b, gather_distributed=True, process_group=group)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_autocast_promotes_mixed_dtypes(ranks: Ranks, name: str) -> None:
+    z_a, z_b = _mixed(7)
+    expected = PAIRS[name](z_a.double(), z_b)
+    for loss in ranks.run(3, _mixed_of_rank, name, [3, 0, 4]):
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
