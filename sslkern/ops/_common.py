@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 REDUCTIONS = ("none", "mean", "sum")
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def refuse(op: str, argument: str, requirement: str, got: object) -> NoReturn:
@@ -55,6 +56,20 @@ def check_tensor(value: object, name: str, op: str) -> None:
         )
 
 
+def check_floating(z: Tensor, name: str, op: str) -> None:
+    """Reject what is not dense or of none of FLOAT_DTYPES in the words that the operators use."""
+    if z.layout != torch.strided:
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be a dense tensor, got layout {z.layout}. "
+            f"Call .to_dense() first."
+        )
+    if z.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be of dtype torch.float64, torch.float32, "
+            f"torch.bfloat16 or torch.float16, got {z.dtype}"
+        )
+
+
 def check_constant(value: object, name: str, op: str) -> None:
     """Reject what is no tensor, and a gradient that the loss does not have."""
     check_tensor(value, name, op)
@@ -71,6 +86,15 @@ def check_same_device(value: Tensor, name: str, other: Tensor, other_name: str, 
         raise ValueError(
             f"sslkern::{op}: expected {name} to be on the device of {other_name}, "
             f"{other.device}, got {value.device}"
+        )
+
+
+def check_same_dtype(value: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:
+    """Reject a second dtype, outside of autocast, in the words that the operators use."""
+    if value.dtype != other.dtype and not torch.is_autocast_enabled(other.device.type):
+        raise TypeError(
+            f"sslkern::{op}: expected {name} to be of the dtype of {other_name}, {other.dtype}, "
+            f"got {value.dtype}"
         )
 
 

@@ -9,7 +9,14 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import check_number, check_same_device, check_tensor, refuse
+from sslkern.ops._common import (
+    check_floating,
+    check_number,
+    check_same_device,
+    check_same_dtype,
+    check_tensor,
+    refuse,
+)
 
 
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
@@ -32,16 +39,7 @@ def check_rows(z: object, name: str, op: str, letters: str = "ND", least: int = 
     """Reject what is no dense floating tensor of these dimensions, with ``least`` rows."""
     check_tensor(z, name, op)
     assert isinstance(z, Tensor)
-    if z.layout != torch.strided:
-        raise TypeError(
-            f"sslkern::{op}: expected {name} to be a dense tensor, got layout {z.layout}. "
-            f"Call .to_dense() first."
-        )
-    if z.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        raise TypeError(
-            f"sslkern::{op}: expected {name} to be of dtype torch.float64, torch.float32, "
-            f"torch.bfloat16 or torch.float16, got {z.dtype}"
-        )
+    check_floating(z, name, op)
     if z.dim() != len(letters) or z.shape[0] < least or 0 in z.shape:
         shape = f"({', '.join(letters)})"
         rows = f"{letters[0]} >= {least} and " if least > 1 else ""
@@ -52,11 +50,7 @@ def check_rows(z: object, name: str, op: str, letters: str = "ND", least: int = 
 def check_same_kind(z: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:
     """Reject another device or dtype (outside of autocast) than that of ``other``."""
     check_same_device(z, name, other, other_name, op)
-    if z.dtype != other.dtype and not torch.is_autocast_enabled(z.device.type):
-        raise TypeError(
-            f"sslkern::{op}: expected {name} to be of the dtype of {other_name}, {other.dtype}, "
-            f"got {z.dtype}"
-        )
+    check_same_dtype(z, name, other, other_name, op)
 
 
 def check_alike(z: Tensor, name: str, other: Tensor, other_name: str, op: str) -> None:

@@ -16,6 +16,7 @@ from sslkern.ops._common import (
     check_reduction,
     check_row_weight,
     check_same_device,
+    check_same_dtype,
     check_tensor,
     refuse,
     refuse_second_derivative,
@@ -353,11 +354,7 @@ def _check_features(image: Tensor, text: Tensor) -> None:
             f"of the shape of image_features, {tuple(image.shape)}",
             f"shape {tuple(text.shape)}",
         )
-    if text.dtype != image.dtype and not torch.is_autocast_enabled(image.device.type):
-        raise TypeError(
-            f"sslkern::{_OP}: expected text_features to be of the dtype of image_features, "
-            f"{image.dtype}, got {text.dtype}"
-        )
+    check_same_dtype(text, "text_features", image, "image_features", _OP)
 
 
 def _concatenate(key: Tensor, negatives: Tensor) -> Tensor:
@@ -367,11 +364,7 @@ def _concatenate(key: Tensor, negatives: Tensor) -> Tensor:
 
 def _check_negatives(key: Tensor, negatives: Tensor) -> None:
     check_same_device(negatives, "negatives", key, "key", _OP)
-    if negatives.dtype != key.dtype and not torch.is_autocast_enabled(key.device.type):
-        raise TypeError(
-            f"sslkern::{_OP}: expected negatives to be of the dtype of key, {key.dtype}, "
-            f"got {negatives.dtype}"
-        )
+    check_same_dtype(negatives, "negatives", key, "key", _OP)
     shape = tuple(negatives.shape)
     if negatives.dim() != 2 or negatives.shape[0] == 0 or negatives.shape[1:] != key.shape[1:]:
         refuse(_OP, "negatives", f"of shape (K, {key.shape[-1]}) with K > 0", f"shape {shape}")
@@ -466,11 +459,7 @@ def _against_bank(
         refuse(
             _OP, "key", f"of the shape of query, {tuple(query.shape)}", f"shape {tuple(key.shape)}"
         )
-    if query.dtype != key.dtype and not torch.is_autocast_enabled(key.device.type):
-        raise TypeError(
-            f"sslkern::{_OP}: expected key to be of the dtype of query, {query.dtype}, "
-            f"got {key.dtype}"
-        )
+    check_same_dtype(key, "key", query, "query", _OP)
     arguments = (query, negatives, None, 1 / tau, None, ids, key_ids, normalize, False)
     form = _only_query_needs_grad(query, negatives, tau, None)
     bank, _, stats, *_ = torch.ops.sslkern.info_nce_fwd(*arguments, 0.0, form)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import check_constant, check_positive_number, check_tensor, refuse
-from sslkern.parallel.potentials import are_many, first_got
-from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.potentials import first_got
+from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.parallel.sinkhorn import (
     Wanted,
     assign_over_ranks,

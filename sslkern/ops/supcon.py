@@ -14,11 +14,13 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_floating,
     check_positive,
     check_positive_number,
     check_reduction,
     check_row_weight,
     check_same_device,
+    check_same_dtype,
     check_tensor,
     refuse,
     refuse_second_derivative,
@@ -30,7 +32,6 @@ from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, 
 
 _OP = "supcon"
 VARIANTS = ("out", "in", "in_sum", "pairwise")
-FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class ClassStatistics(NamedTuple):
@@ -269,7 +270,7 @@ def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
     check_positive(scale, "t", _OP)
     if scale.numel() != 1:
         refuse(_OP, "t", "a number or a tensor with one element", f"shape {tuple(scale.shape)}")
-    _check_float(x, "x")
+    check_floating(x, "x", _OP)
     if x.dim() != 2 or x.shape[0] < 2:
         refuse(_OP, "x", "of shape (N, D) with N > 1", f"shape {tuple(x.shape)}")
     rows = x.shape[0]
@@ -303,32 +304,15 @@ def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     return z.flatten(0, 1), labels.repeat_interleave(views)
 
 
-def _check_float(z: Tensor, name: str) -> None:
-    """The checks of the operator, in the name that the caller knows."""
-    if z.layout != torch.strided:
-        raise TypeError(
-            f"sslkern::{_OP}: expected {name} to be a dense tensor, got layout {z.layout}. "
-            f"Call .to_dense() first."
-        )
-    if z.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"sslkern::{_OP}: expected {name} to be of dtype torch.float64, torch.float32, "
-            f"torch.bfloat16 or torch.float16, got {z.dtype}"
-        )
-
-
 def _check_views(z_a: Tensor, z_b: Tensor) -> None:
-    _check_float(z_a, "z_a")
-    _check_float(z_b, "z_b")
+    check_floating(z_a, "z_a", _OP)
+    check_floating(z_b, "z_b", _OP)
     check_same_device(z_b, "z_b", z_a, "z_a", _OP)
     if z_a.dim() != 2 or z_a.shape[0] < 2:
         refuse(_OP, "z_a", "of shape (B, D) with B > 1", f"shape {tuple(z_a.shape)}")
     if z_b.shape != z_a.shape:
         refuse(_OP, "z_b", f"of the shape of z_a, {tuple(z_a.shape)}", f"shape {tuple(z_b.shape)}")
-    if z_b.dtype != z_a.dtype and not torch.is_autocast_enabled(z_a.device.type):
-        raise TypeError(
-            f"sslkern::{_OP}: expected z_b to be of the dtype of z_a, {z_a.dtype}, got {z_b.dtype}"
-        )
+    check_same_dtype(z_b, "z_b", z_a, "z_a", _OP)
 
 
 def _weights(weight_fn: Weights, a: Tensor, b: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     check_positive_number,
-    check_same_device,
     check_tensor,
     refuse,
     refuse_second_derivative,
 )
+from sslkern.ops._embeddings import check_same_kind
 from sslkern.ops.sinkhorn import check_iterations, sinkhorn_potential
-from sslkern.parallel.potentials import are_many, first_got, shared_potentials
-from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.potentials import first_got, shared_potentials
+from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.parallel.swapped_prediction import assigned_rows, mean_over_ranks
 
 _OP = "swapped_prediction"
@@ -159,18 +159,8 @@ def _check_views(high_res: Sequence[Tensor], low_res: Sequence[Tensor], *, empty
             refuse(_OP, name, f"of the batch size of {first_name}, {first.shape[0]}", z.shape[0])
         if z.shape[1] != first.shape[1]:
             refuse(_OP, name, f"of the prototypes of {first_name}, {first.shape[1]}", z.shape[1])
-        if empty:
-            _check_like(z, name, first, first_name)
-
-
-def _check_like(z: Tensor, name: str, first: Tensor, first_name: str) -> None:
-    """What the operators see too late: when the other ranks are waiting already."""
-    check_same_device(z, name, first, first_name, _OP)
-    if z.dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
-        raise TypeError(
-            f"sslkern::{_OP}: expected {name} to be of the dtype of {first_name}, {first.dtype}, "
-            f"got {z.dtype}"
-        )
+        if empty:  # the operators would see it too late, when the other ranks are waiting already
+            check_same_kind(z, name, first, first_name, _OP)
 
 
 def _check_queue(queue: Sequence[Tensor] | None, high_res: Sequence[Tensor]) -> None:

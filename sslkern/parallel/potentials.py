@@ -12,18 +12,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops._common import refuse
-from sslkern.parallel.processes import Processes, Sharing
-
-
-def are_many(sharing: Sharing) -> bool:
-    """Whether several ranks share the batch, each of which may then be without rows."""
-    if not (sharing.gather_distributed and dist.is_available() and dist.is_initialized()):
-        return False
-    return dist.get_world_size(sharing.process_group) > 1
+from sslkern.parallel.processes import Processes
 
 
 class Rows(NamedTuple):

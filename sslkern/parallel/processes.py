@@ -10,11 +10,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops._common import check_same_device, check_tensor, refuse
+from sslkern.ops._common import (
+    check_floating,
+    check_same_device,
+    check_same_dtype,
+    check_tensor,
+    refuse,
+)
 from sslkern.parallel.agreement import agree
 
 STRATEGIES = ("gather", "ring")
-FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Sharing(NamedTuple):
@@ -195,7 +200,7 @@ def _is_shared(op: str, sharing: Sharing) -> bool:
         if strategy != "gather":
             refuse(op, "strategy", "'gather' without gather_distributed=True", repr(strategy))
         return False
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _is_set_up():
         if group is not None:
             refuse(op, "process_group", "None where torch.distributed is not set up", "a group")
         return False
@@ -206,7 +211,18 @@ def _is_shared(op: str, sharing: Sharing) -> bool:
         )
     if dist.get_rank(group) < 0:
         refuse(op, "process_group", "one that this rank belongs to", "another")
-    return dist.get_world_size(group) > 1
+    return are_many(sharing)
+
+
+def are_many(sharing: Sharing) -> bool:
+    """Whether several ranks share the batch, each of which may then be without rows."""
+    if not (sharing.gather_distributed and _is_set_up()):
+        return False
+    return dist.get_world_size(sharing.process_group) > 1
+
+
+def _is_set_up() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _check_shards(op: str, shards: dict[str, Tensor], one_shape: bool) -> None:
@@ -220,11 +236,7 @@ def _check_shards(op: str, shards: dict[str, Tensor], one_shape: bool) -> None:
             rows = len(first) if one_shape else "rows"
             wanted = f"of shape ({rows}, {first.shape[1]}), as {first_name}"
             refuse(op, name, wanted, f"shape {tuple(x.shape)}")
-        if x.dtype != first.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"sslkern::{op}: expected {name} to be of the dtype of {first_name}, "
-                f"{first.dtype}, got {x.dtype}"
-            )
+        check_same_dtype(x, name, first, first_name, op)
 
 
 def promoted(*shards: Tensor) -> list[Tensor]:
@@ -236,15 +248,6 @@ def promoted(*shards: Tensor) -> list[Tensor]:
 def _check_shard(op: str, name: str, x: Tensor) -> None:
     """Any number of rows, also none: what the operators check, who want some."""
     check_tensor(x, name, op)
-    if x.layout != torch.strided:
-        raise TypeError(
-            f"sslkern::{op}: expected {name} to be a dense tensor, got layout {x.layout}. "
-            f"Call .to_dense() first."
-        )
-    if x.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"sslkern::{op}: expected {name} to be of dtype torch.float64, torch.float32, "
-            f"torch.bfloat16 or torch.float16, got {x.dtype}"
-        )
+    check_floating(x, name, op)
     if x.dim() != 2 or x.shape[1] == 0:
         refuse(op, name, "of shape (rows, columns) with some columns", f"shape {tuple(x.shape)}")

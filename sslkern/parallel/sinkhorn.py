@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import refuse
+from sslkern.ops._common import check_same_dtype, refuse
 from sslkern.parallel.potentials import Rows, shared_potentials
 from sslkern.parallel.processes import Processes, promoted
 
@@ -95,8 +95,4 @@ def check_rows(op: str, scores: Tensor, queue: Tensor | None, out: Tensor | None
         if not fits or (name == "out" and x.shape != scores.shape):
             wanted = f"to go with scores of shape {tuple(scores.shape)}"
             refuse(op, name, f"of a shape {wanted}", f"shape {tuple(x.shape)}")
-        if x.dtype != scores.dtype and not torch.is_autocast_enabled(scores.device.type):
-            raise TypeError(
-                f"sslkern::{op}: expected {name} to be of the dtype of scores, {scores.dtype}, "
-                f"got {x.dtype}"
-            )
+        check_same_dtype(x, name, scores, "scores", op)

@@ -268,31 +268,11 @@ def _mirrored_gradients(
 ) -> tuple[Tensor | None, ...]:
     """Of rows among themselves: p_ij of a row is q_ji of a column, so nothing is collected."""
     need_rows, _, need_scale, _ = need
-    g, stats = upstream.of_rows(rows)
-    grad_rows = torch.zeros(rows.shape, dtype=accumulate_dtype(rows), device=rows.device)
-    grad_scale = torch.zeros(own.scale.shape, dtype=torch.float64, device=rows.device)
-
-    def visit(_: int, tensors: Tensors) -> Tensors:
-        nonlocal grad_rows, grad_scale
-        *packed, g_block, stats_block = tensors
-        block = own.unpack(packed)
-        if len(rows) == 0 or len(block.key) == 0:
-            return []
-        found = torch.ops.sslkern.info_nce_bwd(
-            *(g, g_block, rows, block.key, None, block.scale, None, ids, block.ids),
-            *(stats, stats_block, how.normalize, True, how.label_smoothing),
-            *(need_rows, False, need_scale, False),
-        )
-        if need_rows:
-            grad_rows += found[0]
-        if need_scale:
-            grad_scale += found[2] / 2  # every pair is met by both of its rows
-        return []
-
-    visit_blocks(how.processes, how.keys, [*own.pack(), g, stats], visit)
-    return (
-        grad_rows.to(rows.dtype) if need_rows else None,
-        None,
-        grad_scale.to(own.scale.dtype) if need_scale else None,
-        None,
+    both = upstream._replace(h=upstream.g, columns=upstream.rows)
+    mirrored = how._replace(symmetric=True)
+    grad_rows, _, grad_scale, _ = _gradients(
+        mirrored, rows, ids, own, both, need_rows, False, need_scale, False
     )
+    if grad_scale is not None:
+        grad_scale = grad_scale / 2  # every pair is met by both of its rows
+    return grad_rows, None, grad_scale, None

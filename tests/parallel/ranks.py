@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -58,6 +59,13 @@ class Ranks:
         if errors:
             raise RankError(errors)
         return [value for _, value in found]
+
+    def errors(self, size: int, function: Callable[..., Any], *args: Any) -> dict[int, str]:
+        """What each rank raises, and all of them do."""
+        with pytest.raises(RankError) as caught:
+            self.run(size, function, *args)
+        assert sorted(caught.value.errors) == list(range(size))
+        return caught.value.errors
 
     def _receive(self, rank: int) -> tuple[bool, Any]:
         try:
