@@ -47,9 +47,9 @@ from sslkern.verification.forms import EPSILON, FORMS, STUDENT_TEMPERATURE, TEMP
 from sslkern.verification.terms import Values
 
 ARCHITECTURE = 80
-# Ragged, of one tile and several, with rows of one, two and many chunks: those stay in shared
-# memory or stream through it.
-SIZES = ((120, 60), (130, 127), (258, 40), (258, 520))
+# Ragged, of one tile and several, with rows of one chunk, of two and of many: those stay in shared
+# memory or stream through it. Twelve dims are one chunk in any dtype.
+SIZES = ((120, 60), (130, 127), (258, 40), (258, 520), (130, 12))
 # Where the length of a row decides: a warp takes it, or a block, or several.
 _ROWS = ((6, 8), (130, 127), (258, 40), (20, 300), (60, 300), (20, 700), (30, 700), (9, 4200))
 _COLUMNS = ((6, 8), (130, 127), (140, 300), (69, 70))
@@ -134,6 +134,24 @@ def _large_class(n: int, dim: int, g: Generator) -> Values:
     return inputs.classes_of_three(n, dim, g) | {"labels": labels}
 
 
+def _concentrated(n: int, dim: int, g: Generator) -> Values:
+    """Rows with all their length in eight dims, like two classes: what float32 adds to tf32 counts.
+
+    Along many dims its roundings of one logit cancel, and less is left than may be.
+    """
+    x = inputs.vocabulary(n, dim, g)
+    dims = torch.arange(dim) // 8 == (torch.arange(n) % (dim // 8))[:, None]
+    rows = 3 * normalize_rows(dims * torch.randn(n, dim, generator=g, dtype=torch.float64))
+    classes = x["weight"].clone()
+    classes[torch.randperm(2 * n, generator=g)] = rows.repeat(2, 1)
+    return x | {"input": rows, "weight": classes, "bias": 0.1 * x["bias"]}
+
+
+def _concentrated_probabilities(n: int, dim: int, g: Generator) -> Values:
+    x = inputs.vocabulary_of_probabilities(n, dim, g)
+    return x | {k: v for k, v in _concentrated(n, dim, g).items() if k != "target"}
+
+
 def _frequent_rows(n: int, dim: int, g: Generator) -> Values:
     """Each of 70 negatives is one of three rows."""
     return inputs.samples(n, dim, g) | {"negative": torch.randint(3, (n, 70), generator=g)}
@@ -191,6 +209,23 @@ MORE_FORMS = (
         terms.linear_cross_entropy,
         None,
         options={"reduction": "none", "label_smoothing": 0.1},
+    ),
+    Form("linear_cross_entropy", "concentrated", _concentrated, terms.linear_cross_entropy, None),
+    Form(
+        "linear_cross_entropy",
+        "concentrated, smoothing",
+        _concentrated,
+        terms.linear_cross_entropy,
+        None,
+        options={"reduction": "none", "label_smoothing": 0.1},
+    ),
+    Form(
+        "linear_cross_entropy",
+        "concentrated, probabilities",
+        _concentrated_probabilities,
+        terms.linear_cross_entropy,
+        None,
+        constants=("target",),
     ),
     _info_nce("smoothing", inputs.query_key, label_smoothing=0.1),
     _info_nce("symmetric smoothing", inputs.query_key, symmetric=True, label_smoothing=0.1),
@@ -254,10 +289,8 @@ def _diagnoses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return close(found.usage, plan.mean(0)) and close(found.entropy, entropy)
 
 
-def _ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
-    """How many columns are more similar than the positive, but for what rounding may turn."""
-    x = inputs.with_negatives(*size, Generator().manual_seed(0))
-    query, key, negatives = (x[name].to(dtype) for name in ("query", "key", "negatives"))
+def _rank_errors(query: Tensor, key: Tensor, negatives: Tensor) -> list[float]:
+    """Of rows: by how many columns each way of asking for ranks is wrong on average."""
     row = torch.arange(len(query))
     target = torch.full_like(row, len(row) // 2)
     target[31::128], target[63::128] = 0, len(row) - 1  # of a tile, one in the first and the last
@@ -273,7 +306,31 @@ def _ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     own, among = ids[:, None] == ids, dots[:, : len(row)]
     than_target = (among > among.gather(1, target[:, None])).scatter(1, target[:, None], False)
     expected = larger.sum(1), (larger[:, : len(row)] & ~own).sum(1), than_target.sum(1)
-    return all((f - e).abs().double().mean() < 0.5 for f, e in zip(found, expected, strict=True))
+    pairs = zip(found, expected, strict=True)
+    return [float((f - e).abs().double().mean()) for f, e in pairs]
+
+
+def _ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """How many columns are more similar than the positive, but for what rounding may turn."""
+    x = inputs.with_negatives(*size, Generator().manual_seed(0))
+    return max(_rank_errors(*(x[k].to(dtype) for k in ("query", "key", "negatives")))) < 0.5
+
+
+def _close_ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """The same of columns that float32 tells apart and tf32 does not: 2^-17 between their cosines.
+
+    A row has all its length in eight dims, and so have those that are nearly as similar to it.
+    """
+    if dtype.itemsize < 4:
+        return True
+    g, (n, dim) = Generator().manual_seed(0), size
+    runs = torch.arange(2 * n)[:, None] % min(4, dim // 8)
+    along = torch.randn(dim // 2, 2, generator=g, dtype=torch.float64)
+    across = torch.stack((-along[:, 1], along[:, 0]), 1)  # at right angles, and as long
+    u, v = (z.flatten() * (torch.arange(2 * (dim // 2)) // 8 == runs) for z in (along, across))
+    cosine = 1 - torch.randperm(2 * n, generator=g)[:, None].double() * 2**-17
+    columns = cosine * u + (1 - cosine**2).sqrt() * v
+    return max(_rank_errors(*(z.to(dtype) for z in (u[:n], columns[:n], columns[n:])))) == 0
 
 
 def _misses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
@@ -364,6 +421,7 @@ def _ranges(dtype: torch.dtype, size: tuple[int, int]) -> bool:
 MORE_CHECKS = (
     ("sinkhorn", _diagnoses, _ROWS),
     ("info_nce", _ranks, SIZES),
+    ("info_nce", _close_ranks, SIZES),
     ("info_nce", _ranges, ((640, 8),)),
     ("sampled_logits", _misses, _SAMPLES),
     ("linear_cross_entropy", _units, ((1024, 8),)),
