@@ -12,6 +12,7 @@ import torch
 
 from sslkern.cli import arguments
 from sslkern.cli.errors import UserError
+from sslkern.parallel.spread import LostRankError
 from sslkern.train import (
     CheckpointError,
     ConfigError,
@@ -21,6 +22,7 @@ from sslkern.train import (
 )
 from sslkern.train.checkpoint import FILE_NAME, Checkpoint
 from sslkern.train.config import DTYPES, parse_options, read_config
+from sslkern.train.ranks import Ranks, is_first_here, started_ranks
 from sslkern.train.recipes import load_recipe, recipe_names
 
 DEFAULT_METHOD = "simclr"
@@ -49,8 +51,15 @@ files in the run folder; those of an earlier run there are replaced
   *.png           curves of the loss and of collapse, a map of the features, what a method shows
   events.*        the same numbers for TensorBoard, where it is installed
 
-A resumed run gives the same bits as an unbroken one on the same number of threads. It takes its
-settings from the checkpoint.
+A resumed run gives the same bits as an unbroken one on the same number of threads and processes. It
+takes its settings from the checkpoint.
+
+several processes give the result of one, but for rounding:
+  python -m torch.distributed.run --nproc_per_node 4 -m sslkern train --method byol
+Each encodes its part of a batch, --batch-size samples of all of them together; so do decoders,
+generators, discriminators and teachers, and batch norms see all parts. Data, heads, losses, queues
+and the optimizer are the same on each process and not divided. With --compile what is divided stays
+eager. The first process alone writes and prints; --resume takes any number of them.
 
 a configuration file has the names of the flags, and a table of the method's options:
   method = "moco_v2"
@@ -153,21 +162,66 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, measure, write, print. 130 if interrupted, with the way to go on."""
-    for module in LIBRARIES:
-        arguments.require(module, "train")
+    """Train, measure, write, print. 130 if interrupted, with the way to go on; 1 if a rank is lost.
+
+    Of several processes the first one alone prints, also what all have raised.
+    """
     try:
-        if args.list:
-            return _print_list()
-        if args.all:
-            return _run_all(args)
-        checkpoint = None if args.resume is None else load_checkpoint(args.resume)
-        config = _config(args, checkpoint)
-        folder = _folder(args, config, checkpoint)
+        with started_ranks() as ranks:
+            try:
+                return _run(args, ranks)
+            except UserError as error:
+                if ranks.size == 1:
+                    raise
+                return _fail(error, ranks)
+    except LostRankError as error:
+        if is_first_here():
+            _print_error(error)
+        return 1
+    except KeyboardInterrupt:
+        if is_first_here():
+            raise
+        return 130
+
+
+def _fail(error: UserError, ranks: Ranks) -> int:
+    """The end of a run of several processes, of which all mostly have the same error."""
+    if ranks.is_first:
+        _print_error(error)
+    if not ranks.all_leave() and not ranks.is_first:
+        _print_error(error)
+    return 2
+
+
+def _print_error(error: Exception) -> None:
+    print(f"sslkern train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def _run(args: argparse.Namespace, ranks: Ranks) -> int:
+    try:
+        prepared = ranks.of_first(lambda: _prepare(args, ranks))
+        if isinstance(prepared, int):
+            return prepared
+        config, folder, checkpoint = prepared
         _set_threads(args.threads, checkpoint)
-        return _run(args, config, folder, checkpoint)
+        return _train(args, ranks, config, folder, checkpoint)
     except (CheckpointError, ConfigError, TrainingError, ImportError) as error:
         raise UserError(str(error)) from error
+
+
+def _prepare(
+    args: argparse.Namespace, ranks: Ranks
+) -> int | tuple[TrainConfig, Path, Checkpoint | None]:
+    """What is to be trained and where, or an exit code if that is all."""
+    for module in LIBRARIES:
+        arguments.require(module, "train")
+    if args.list:
+        return _print_list()
+    if args.all:
+        return _run_all(args, ranks)
+    checkpoint = None if args.resume is None else load_checkpoint(args.resume)
+    config = _config(args, checkpoint)
+    return config, _folder(args, config, checkpoint), checkpoint
 
 
 def _print_list() -> int:
@@ -178,11 +232,13 @@ def _print_list() -> int:
     return 0
 
 
-def _run_all(args: argparse.Namespace) -> int:
+def _run_all(args: argparse.Namespace, ranks: Ranks) -> int:
     from rich.console import Console
 
     from sslkern.train.table import run_all
 
+    if ranks.size > 1:
+        raise UserError("--all starts a process for each core itself, got several of them")
     given = [name for name in (*SETTINGS, "set") if name != "seed" and hasattr(args, name)]
     given += [name for name in ("resume", "config", "steps") if getattr(args, name) is not None]
     if given:
@@ -198,18 +254,24 @@ def _run_all(args: argparse.Namespace) -> int:
         return 130
 
 
-def _run(
-    args: argparse.Namespace, config: TrainConfig, folder: Path, checkpoint: Checkpoint | None
+def _train(
+    args: argparse.Namespace,
+    ranks: Ranks,
+    config: TrainConfig,
+    folder: Path,
+    checkpoint: Checkpoint | None,
 ) -> int:
     from rich.console import Console
 
     from sslkern.train.job import Job, run_job
 
     job = Job(config, folder, checkpoint, args.steps, args.checkpoint_every)
+    quiet = args.quiet or not ranks.is_first
     try:
-        run_job(job, Console(), Console(quiet=args.quiet))
+        run_job(job, Console(quiet=not ranks.is_first), Console(quiet=quiet), ranks)
     except KeyboardInterrupt:
-        print(f"\nsslkern train: interrupted; {_way_on(folder)}", file=sys.stderr)
+        if ranks.is_first:
+            print(f"\nsslkern train: interrupted; {_way_on(folder)}", file=sys.stderr, flush=True)
         return 130
     except ValueError as error:  # of the method, for its options
         raise UserError(str(error)) from error

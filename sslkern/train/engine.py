@@ -7,8 +7,9 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from sslkern.methods.parts.monitor import collapse_metrics
 from sslkern.train.batches import Stream
 from sslkern.train.checkpoint import FILE_NAME, save_checkpoint
 from sslkern.train.config import DTYPES, ConfigError, TrainConfig
+from sslkern.train.ranks import Ranks
 from sslkern.train.recipes import load_recipe
 from sslkern.train.seeds import derived_seed, generator, global_seed, step_seed
 
@@ -44,13 +46,14 @@ class Trainer:
     Args:
         config: Settings of the run.
         samples: What the method is trained on; labels are not looked at, unless it is supervised.
+        ranks: The processes that do the steps together, each of which has such a trainer.
 
     Raises:
         ConfigError: If a batch is larger than the samples.
         ValueError: If the method refuses its options.
     """
 
-    def __init__(self, config: TrainConfig, samples: Samples) -> None:
+    def __init__(self, config: TrainConfig, samples: Samples, ranks: Ranks | None = None) -> None:
         """Build everything from the seed of the config."""
         if config.batch_size > len(samples):
             raise ConfigError(
@@ -58,9 +61,11 @@ class Trainer:
                 f"got {config.batch_size}"
             )
         self.config = config
+        self.ranks = Ranks() if ranks is None else ranks
         self.recipe = load_recipe(config.method)
         samples = samples.to(DTYPES[config.dtype])
         self.model = build_model(config, samples)
+        self._spread = self.ranks.spread(self.model)
         self.stream = Stream(
             samples,
             self.recipe.batch,
@@ -90,7 +95,7 @@ class Trainer:
         Raises:
             TrainingError: If the loss is not finite; the parameters are then unchanged.
         """
-        with global_seed(step_seed(self.config.seed, self.step)):
+        with self._spread, global_seed(step_seed(self.config.seed, self.step)):
             loss = self._loss()
         record: Record = {
             "step": self.step + 1,
@@ -104,11 +109,13 @@ class Trainer:
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.average_gradients(self.model)
         self.optimizer.step()
         self.scheduler.step()
         self.model.update((self.step + 1) / self.total_steps)
         if (self.step + 1) % self.stream.steps_per_epoch == 0 and self.recipe.embed is not None:
-            record |= collapse_metrics(*self.recipe.embed(self.model, self._watched))
+            with self._spread:
+                record |= collapse_metrics(*self.recipe.embed(self.model, self._watched))
         self.history.append(record)
         return record
 
@@ -165,10 +172,12 @@ def fit(
 
     Args:
         trainer: Fresh or resumed.
-        folder: An existing folder; gets ``log.jsonl``, one record a line, and ``checkpoint.pt``.
+        folder: An existing folder; gets ``log.jsonl``, one record a line, and ``checkpoint.pt``, of
+            the first rank alone.
         stop_after: Stop at this step of the run, if its end is not earlier.
         checkpoint_every: Epochs from one checkpoint to the next.
-        on_step: Called after each step with its record and the samples per second so far.
+        on_step: Called after each step with its record and the samples per second so far, on the
+            first rank.
 
     Returns:
         Samples (not views) per second; 0 if there was nothing to do.
@@ -176,24 +185,53 @@ def fit(
     Raises:
         TrainingError: If the loss is not finite.
         OSError: If the folder cannot be written to.
+        LostRankError: If another rank has died.
     """
     last = min(trainer.total_steps, stop_after or trainer.total_steps)
     period = checkpoint_every * trainer.stream.steps_per_epoch
-    checkpoint = folder / FILE_NAME
-    threads = torch.get_num_threads()
-    # What is logged past the checkpoint will be done again: rewrite, then append.
-    lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
-    write_atomic(folder / LOG_NAME, lines.encode())
-    save_checkpoint(checkpoint, trainer.config, threads, trainer.state_dict())
     samples, rate, start = 0, 0.0, time.perf_counter()
-    trainer.model.train()
-    with (folder / LOG_NAME).open("a", buffering=1, encoding="utf-8") as log:
+    with contextlib.closing(_Files(trainer, folder, on_step)) as files:
+        trainer.ranks.of_first(files.begin)
+        trainer.model.train()
         while trainer.step < last:
             record = trainer.run_step()
-            log.write(json.dumps(record) + "\n")
             samples += trainer.config.batch_size
             rate = samples / (time.perf_counter() - start)
-            on_step(record, rate)
-            if trainer.step % period == 0 or trainer.step == last:
-                save_checkpoint(checkpoint, trainer.config, threads, trainer.state_dict())
+            saves = trainer.step % period == 0 or trainer.step == last
+            trainer.ranks.of_first(partial(files.add, record, rate, saves))
     return rate
+
+
+class _Files:
+    """Log and checkpoint of a run, which the first rank writes."""
+
+    def __init__(
+        self, trainer: Trainer, folder: Path, on_step: Callable[[Record, float], None]
+    ) -> None:
+        self._trainer = trainer
+        self._folder = folder
+        self._on_step = on_step
+        self._log: IO[str] | None = None
+
+    def begin(self) -> None:
+        # What is logged past the checkpoint will be done again: rewrite, then append.
+        lines = "".join(json.dumps(record) + "\n" for record in self._trainer.history)
+        write_atomic(self._folder / LOG_NAME, lines.encode())
+        self.save()
+        self._log = (self._folder / LOG_NAME).open("a", buffering=1, encoding="utf-8")
+
+    def add(self, record: Record, rate: float, saves: bool) -> None:
+        assert self._log is not None
+        self._log.write(json.dumps(record) + "\n")
+        self._on_step(record, rate)
+        if saves:
+            self.save()
+
+    def save(self) -> None:
+        trainer, threads = self._trainer, torch.get_num_threads()
+        state = trainer.state_dict()
+        save_checkpoint(self._folder / FILE_NAME, trainer.config, threads, state)
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()

@@ -29,6 +29,7 @@ from sslkern.train.plots import (
     watched_names,
 )
 from sslkern.train.progress import TrainProgress
+from sslkern.train.ranks import Ranks
 from sslkern.train.recipe import Measures
 from sslkern.train.report import print_report
 from sslkern.train.seeds import generator
@@ -62,11 +63,20 @@ class Job:
     plots: bool = True
 
 
-def run_job(job: Job, console: Console, progress_console: Console) -> dict[str, Any]:
+def run_job(
+    job: Job, console: Console, progress_console: Console, ranks: Ranks | None = None
+) -> dict[str, Any]:
     """Train, measure, plot, write ``summary.json`` and print it.
 
+    Args:
+        job: What to do.
+        console: Where the result is printed.
+        progress_console: Where the progress is shown.
+        ranks: The processes that train together and have all called this; the first one alone
+            writes, measures and prints.
+
     Returns:
-        The summary.
+        The summary; nothing on other ranks than the first.
 
     Raises:
         ConfigError: If a batch is larger than the training half.
@@ -74,21 +84,20 @@ def run_job(job: Job, console: Console, progress_console: Console) -> dict[str, 
         TrainingError: If the loss is not finite.
         ValueError: If the method refuses its options.
         OSError: If the run folder cannot be written to.
+        LostRankError: If another rank has died.
     """
     start = time.perf_counter()
+    ranks = Ranks() if ranks is None else ranks
     dtype = DTYPES[job.config.dtype]
     halves = load_data(job.config.data).split_half(generator(job.config.seed, "split"))
     train, test = (half.to(dtype) for half in halves)
-    trainer = Trainer(job.config, train)
+    trainer = Trainer(job.config, train, ranks)
     if job.checkpoint is not None:
         _restore(trainer, job.checkpoint)
-    # A result must never lie beside the checkpoint of another run.
-    stale = [*job.folder.glob("*.png"), job.folder / SUMMARY_NAME]
-    if job.checkpoint is None:
-        stale += job.folder.glob("events.out.tfevents.*")
-    for path in stale:
-        path.unlink(missing_ok=True)
+    ranks.of_first(lambda: _remove_stale(job))
     rate = _fit(trainer, job, progress_console)
+    if not ranks.is_first:
+        return {}
     # scikit-learn has pools of its own, which know nothing of torch's number of threads.
     with threadpool_limits(torch.get_num_threads()):
         measures = take_measures(trainer, train, test)
@@ -99,6 +108,15 @@ def run_job(job: Job, console: Console, progress_console: Console) -> dict[str, 
     write_atomic(job.folder / SUMMARY_NAME, (json.dumps(summary, indent=2) + "\n").encode())
     print_report(summary, job.folder, console)
     return summary
+
+
+def _remove_stale(job: Job) -> None:
+    """A result must never lie beside the checkpoint of another run."""
+    stale = [*job.folder.glob("*.png"), job.folder / SUMMARY_NAME]
+    if job.checkpoint is None:
+        stale += job.folder.glob("events.out.tfevents.*")
+    for path in stale:
+        path.unlink(missing_ok=True)
 
 
 def take_measures(trainer: Trainer, train: Samples, test: Samples) -> dict[str, Measures]:
@@ -132,7 +150,7 @@ def _fit(trainer: Trainer, job: Job, console: Console) -> float:
     epochs, steps_per_epoch = job.config.epochs, trainer.stream.steps_per_epoch
     with (
         TrainProgress(console, epochs, steps_per_epoch, trainer.step) as progress,
-        _TensorBoard(job.folder) as board,
+        _TensorBoard(job.folder if trainer.ranks.is_first else None) as board,
     ):
 
         def on_step(record: Record, rate: float) -> None:
@@ -151,9 +169,9 @@ def _fit(trainer: Trainer, job: Job, console: Console) -> float:
 class _TensorBoard:
     """Every number of every record, in the run folder; nothing where tensorboard is missing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._writer: Any = None
-        if importlib.util.find_spec("tensorboard") is not None:
+        if folder is not None and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder))
@@ -205,6 +223,7 @@ def _summary(
     return {
         "config": trainer.config.as_dict(),
         "title": trainer.recipe.title,
+        "processes": trainer.ranks.size,
         "threads": torch.get_num_threads(),
         "versions": {"sslkern": __version__, "torch": torch.__version__},
         "train_samples": len(train),

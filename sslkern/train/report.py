@@ -21,7 +21,7 @@ def notes(summary: dict[str, Any], folder: Path) -> list[str]:
     """What stands below the table, one line each."""
     config, evidence = summary["config"], summary["evidence"]
     options = ", ".join(f"{name} {value}" for name, value in config["options"].items())
-    threads = summary["threads"]
+    threads, processes = summary["threads"], summary["processes"]
     collapse = "  ".join(f"{name} {value:.3f}" for name, value in summary["collapse"].items())
     lines = [
         f"training: {summary['train_samples']} samples of {config['data']} (half of them), "
@@ -29,7 +29,8 @@ def notes(summary: dict[str, Any], folder: Path) -> list[str]:
         f"options: {options or 'none'}",
         f"loss: {summary['first_loss']:.4f} -> {summary['last_loss']:.4f}; "
         f"{summary['samples_per_second']:.0f} samples/s; {summary['seconds']:.1f} s in all "
-        f"with {threads} thread{'s' if threads > 1 else ''}",
+        f"with {_count(threads, 'thread')}"
+        f"{f' in each of {processes} processes' if processes > 1 else ''}",
         f"embeddings: {collapse}" if collapse else "",
         f"evidence: {evidence['measure']} {'better' if evidence['gain'] >= 0 else 'worse'} by "
         f"{abs(evidence['gain']):.4g} (at least {evidence['margin']:g}): "
@@ -37,6 +38,10 @@ def notes(summary: dict[str, Any], folder: Path) -> list[str]:
         f"files: {folder}",
     ]
     return [line for line in lines if line]
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' if number > 1 else ''}"
 
 
 def _table(summary: dict[str, Any]) -> Table:
