@@ -16,3 +16,7 @@ Every rank must call it, and ``backward`` too, for both exchange rows or statist
 
 Compiled graphs break at such a loss.
 """
+
+from sslkern.parallel.cached import cached_step
+
+__all__ = ["cached_step"]
