@@ -30,6 +30,10 @@ class Method(nn.Module):
     saw itself: as in the papers' code only where that gathers nothing. By default that wrapper
     overwrites the buffers of all processes by those of the first one before each forward pass;
     ``broadcast_buffers=False`` lets each keep its own. ``update`` is called on what is wrapped.
+
+    Where processes are to train as one does, with one loss over the batch of all of them, each can
+    call the method with all of it, and compute a part of the encoder's rows: see
+    `sslkern.parallel.spread.SpreadRows`, by which ``python -m sslkern train`` does so.
     """
 
     encoder: nn.Module

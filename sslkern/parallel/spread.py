@@ -66,11 +66,9 @@ class SpreadRows:
             numbers, which would not be those of one process.
 
     Example:
-        >>> import tempfile
         >>> import torch.distributed as dist
         >>> from sslkern.parallel.spread import SpreadRows
-        >>> file = tempfile.NamedTemporaryFile()
-        >>> dist.init_process_group("gloo", init_method=f"file://{file.name}", rank=0, world_size=1)
+        >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         >>> encoder = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4))
         >>> with SpreadRows([encoder]):
         ...     z = encoder(torch.rand(6, 8))
