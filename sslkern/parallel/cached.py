@@ -140,7 +140,6 @@ def cached_step(
     pending = pending_broadcasts(wrappers)
     try:
         embeddings = [view.embeddings() for view in views]
-        torch.clear_autocast_cache()  # weights that were cast in there have no graph
         value = _backward_of_loss(loss, embeddings, scaler)
         after = _State(views)
         before.restore()

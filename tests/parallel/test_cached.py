@@ -351,6 +351,27 @@ def test_autocast_applies_to_both_passes(cache: bool) -> None:
         torch.testing.assert_close(found, grad)
 
 
+def test_backward_passes_are_not_under_autocast() -> None:
+    """What is excepted from it in the forward pass is in the backward pass, too."""
+    encoder, a, b = network().float(), draw(6, 5).float(), draw(6, 5, seed=3).float()
+    scale = torch.full((4, 4), 0.3, requires_grad=True)
+
+    def wide(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return encoder(x)
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return ntxent(a @ scale, b)
+
+    loss(wide(a), wide(b)).backward()
+    grads = gradients(encoder, scale)
+    with torch.autocast("cpu", torch.bfloat16):
+        cached_step(wide, (a, b), loss, 2)
+    for found, grad in zip(gradients(encoder, scale), grads, strict=True):
+        torch.testing.assert_close(found, grad)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_embeddings_get_half_gradients(dtype: torch.dtype) -> None:
     encoder, a, b = network(), draw(6, 5), draw(6, 5, seed=3)
