@@ -850,6 +850,19 @@ def test_clip_bias_changes_nothing_and_has_no_gradient(as_tensor: bool) -> None:
     torch.testing.assert_close(loss, reference.clip_loss(x.query, x.key, 8.0, bias))
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_clip_reductions(reduction: str) -> None:
+    x = make_inputs(13, 13, 8, torch.float64)
+    loss = sslkern.clip_loss(x.query, x.key, 8.0, reduction=reduction)
+    expected = reference.clip_loss(x.query, x.key, 8.0, reduction=reduction)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    one_way = (
+        sslkern.info_nce_loss(a, b, temperature=1 / 8.0, normalize=False, reduction=reduction)
+        for a, b in ((x.query, x.key), (x.key, x.query))
+    )
+    torch.testing.assert_close(loss, sum(one_way) / 2, rtol=1e-12, atol=1e-12)
+
+
 # ---- peers
 
 
@@ -1090,9 +1103,12 @@ def test_module_refuses_temperature(temperature: float) -> None:
         InfoNCELoss(temperature)
 
 
-def test_module_refuses_more_than_one_process() -> None:
-    with pytest.raises(NotImplementedError, match="world_size to be 1, got 2"):
+def test_clip_module_refuses_processes_that_are_not_there() -> None:
+    with pytest.raises(NotImplementedError, match="gather_with_grad to be True in several"):
         ClipLoss(rank=1, world_size=2)
+    module = ClipLoss(gather_with_grad=True, rank=1, world_size=2)
+    with pytest.raises(ValueError, match=r"world_size to be 1 where torch\.distributed is"):
+        module(torch.eye(2), torch.eye(2), 2.0)
 
 
 # ---- torch integration

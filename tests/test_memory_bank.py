@@ -349,8 +349,3 @@ def test_autocast_trains_through_a_layer() -> None:
     assert rows_of(loss_fn).dtype == torch.float32
     assert layer.weight.grad is not None
     assert layer.weight.grad.isfinite().all()
-
-
-def test_several_ranks_share_no_bank() -> None:
-    with pytest.raises(NotImplementedError, match="gather_distributed to be False with a memory"):
-        NTXentLoss(memory_bank_size=8, gather_distributed=True)

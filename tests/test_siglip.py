@@ -780,9 +780,9 @@ def test_second_derivative_is_refused(leaf: str, reduction: str) -> None:
         grad.square().sum().backward()
 
 
-def test_module_refuses_more_than_one_process() -> None:
-    with pytest.raises(NotImplementedError, match="world_size to be 1, got 2"):
-        SigLipLoss(rank=1, world_size=2)
+def test_module_refuses_processes_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match=r"world_size to be 1 where torch\.distributed is"):
+        SigLipLoss(rank=1, world_size=2)(torch.eye(2), torch.eye(2), 2.0)
 
 
 # ---- torch integration

@@ -1287,22 +1287,6 @@ def test_modules_refuse_other_arguments() -> None:
         negative_mises_fisher_weights(Z, None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("module", [DCLLoss, DCLWLoss])
-def test_modules_refuse_to_gather_from_other_processes(
-    module: type[DCLLoss], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    older = module(gather_distributed=True)
-    expected = older(Z, Z)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
-    assert torch.equal(older(Z, Z), expected)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    for call in (lambda: module(gather_distributed=True), lambda: older(Z, Z)):
-        with pytest.raises(NotImplementedError, match=r"gather_distributed to be False .* got"):
-            call()
-    assert torch.equal(module()(Z, Z), expected)
-
-
 # ---- torch integration
 
 

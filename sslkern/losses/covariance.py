@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
 from sslkern.ops._gram import as_number
 from sslkern.ops.covariance import EPS, check_variant, vicreg_loss
@@ -11,7 +13,7 @@ from sslkern.ops.covariance import EPS, check_variant, vicreg_loss
 _OP = "covariance"
 
 
-class VICRegLoss(nn.Module):
+class VICRegLoss(SharedLoss):
     """`sslkern.vicreg_loss` with its settings held.
 
     Args:
@@ -20,6 +22,10 @@ class VICRegLoss(nn.Module):
         nu_param: Weight of the covariance.
         eps: Added to the variances; positive.
         variant: ``"official"``, ``"solo"`` or ``"vibcreg"``; see the function.
+        statistics: ``"global"`` or ``"local"``, of the columns; see the function.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If ``eps`` is not positive and finite, a weight is not finite, or the variant is
@@ -44,8 +50,14 @@ class VICRegLoss(nn.Module):
         nu_param: float = 1.0,
         eps: float = EPS,
         variant: str = "official",
+        *,
+        statistics: str = "global",
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check)
+        self.statistics = statistics
         self.lambda_param = as_number(lambda_param, "lambda_param", _OP)
         self.mu_param = as_number(mu_param, "mu_param", _OP)
         self.nu_param = as_number(nu_param, "nu_param", _OP)
@@ -57,7 +69,16 @@ class VICRegLoss(nn.Module):
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of two views, each (N, D)."""
         weights = (self.lambda_param, self.mu_param, self.nu_param)
-        return vicreg_loss(z_a, z_b, *weights, eps=self.eps, variant=self.variant)
+        loss: Tensor = vicreg_loss(
+            z_a,
+            z_b,
+            *weights,
+            eps=self.eps,
+            variant=self.variant,
+            statistics=self.statistics,
+            **self.sharing,
+        )
+        return loss
 
     def extra_repr(self) -> str:
         """The settings, for ``print(module)``."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sslkern.losses._open_clip import check_processes
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
 from sslkern.ops.info_nce import clip_loss, info_nce_loss
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(SharedLoss):
     """`sslkern.info_nce_loss` with its temperature held.
 
     Args:
@@ -48,14 +50,10 @@ class InfoNCELoss(nn.Module):
         strategy: str = "gather",
         check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check, strategy)
         check_positive_number(temperature, "temperature", "info_nce")
         self.temperature = temperature
         self.symmetric = symmetric
-        self.gather_distributed = gather_distributed
-        self.process_group = process_group
-        self.strategy = strategy
-        self.check = check
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
         """Mean loss over the rows of ``query`` (N, D).
@@ -69,10 +67,7 @@ class InfoNCELoss(nn.Module):
             negatives,
             temperature=self.temperature,
             symmetric=self.symmetric,
-            gather_distributed=self.gather_distributed,
-            process_group=self.process_group,
-            strategy=self.strategy,
-            check=self.check,
+            **self.sharing,
         )
 
     def extra_repr(self) -> str:
@@ -84,14 +79,18 @@ class ClipLoss(nn.Module):
     """`sslkern.clip_loss` behind the constructor and the call of open_clip's ``ClipLoss``.
 
     Args:
-        local_loss: How several processes would share the work; without effect in one process.
-        gather_with_grad: Likewise.
+        local_loss: In several processes, return the mean over this process's images and texts in
+            place of that of all, which it is on average over the processes; the gradients that
+            parameters get are the same.
+        gather_with_grad: Has to be True in several processes: without it open_clip loses the
+            gradient that features get from the other processes.
         cache_labels: Without effect: no labels are made, the positives are the diagonal.
-        rank: Index of this process.
-        world_size: Number of processes, 1.
+        rank: Index of this process, as in torch.distributed.
+        world_size: Number of processes, as in torch.distributed.
 
     Raises:
-        NotImplementedError: If ``world_size`` is not 1.
+        ValueError: When called, if torch.distributed has other processes.
+        NotImplementedError: For several processes without ``gather_with_grad``.
 
     Example:
         >>> import torch, sslkern
@@ -99,7 +98,7 @@ class ClipLoss(nn.Module):
         >>> print(f"{loss(torch.eye(2), torch.eye(2), torch.tensor(2.0)).item():.6f}")
         0.126928
 
-    Equals: `sslkern.reference.clip_loss`; ``open_clip.ClipLoss`` of one process.
+    Equals: `sslkern.reference.clip_loss`; ``open_clip.ClipLoss``.
 
     Source: Radford et al., "Learning Transferable Visual Models From Natural Language
     Supervision", 2021, https://arxiv.org/abs/2103.00020
@@ -114,10 +113,10 @@ class ClipLoss(nn.Module):
         world_size: int = 1,
     ) -> None:
         super().__init__()
-        if world_size != 1:
+        if world_size > 1 and not gather_with_grad:
             raise NotImplementedError(
-                f"sslkern::info_nce: expected world_size to be 1, got {world_size}. "
-                f"The features of other processes are not gathered yet."
+                f"sslkern::info_nce: expected gather_with_grad to be True in several processes, "
+                f"got {gather_with_grad} in {world_size}. Gradients go to the features of all."
             )
         self.local_loss = local_loss
         self.gather_with_grad = gather_with_grad
@@ -138,5 +137,16 @@ class ClipLoss(nn.Module):
         ``logit_scale`` is the factor itself, not its logarithm. With ``output_dict`` the loss comes
         as ``{"contrastive_loss": loss}``.
         """
-        loss = clip_loss(image_features, text_features, logit_scale, logit_bias)
+        check_processes("info_nce", self.rank, self.world_size)
+        several = self.world_size > 1
+        rows = several and self.local_loss
+        loss = clip_loss(
+            image_features,
+            text_features,
+            logit_scale,
+            logit_bias,
+            reduction="none" if rows else "mean",
+            gather_distributed=several,
+        )
+        loss = loss.mean() if rows else loss
         return {"contrastive_loss": loss} if output_dict else loss

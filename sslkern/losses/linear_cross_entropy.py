@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number, check_reduction, check_tensor
 from sslkern.ops.linear_cross_entropy import linear_cross_entropy
 
 _OP = "linear_cross_entropy"
 
 
-class LinearCrossEntropyLoss(nn.Module):
+class LinearCrossEntropyLoss(SharedLoss):
     """`sslkern.linear_cross_entropy` with its options held.
 
     ``torch.nn.LinearCrossEntropyLoss`` owns its linear layer. This module has no parameters: the
@@ -30,6 +32,9 @@ class LinearCrossEntropyLoss(nn.Module):
             ``torch.nn.CrossEntropyLoss``.
         softcap: Where given, the logits become softcap * tanh(logits / softcap); positive.
         reduction: ``"none"``, ``"sum"`` or ``"mean"``; see the function.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a number is out of range or the reduction unknown.
@@ -59,8 +64,12 @@ class LinearCrossEntropyLoss(nn.Module):
         class_weight: Tensor | None = None,
         softcap: float | None = None,
         reduction: str = "mean",
+        *,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(
                 f"sslkern::{_OP}: expected label_smoothing to be in [0, 1], got {label_smoothing}"
@@ -94,6 +103,7 @@ class LinearCrossEntropyLoss(nn.Module):
             class_weight=self.class_weight,
             softcap=self.softcap,
             reduction=self.reduction,
+            **self.sharing,
         )
 
     def extra_repr(self) -> str:

@@ -8,18 +8,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.methods.parts.queue import Queue
 from sslkern.ops._common import check_positive_number, check_tensor
 from sslkern.ops.info_nce import info_nce_loss
 from sslkern.ops.ntxent import ntxent_loss
+from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.reference._common import normalize_rows, to_working_dtype
 
 _OP = "ntxent"
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(SharedLoss):
     r"""`sslkern.ntxent_loss` with its temperature held, or its form with a memory bank.
 
     With a bank the negatives of row i are the rows :math:`b_j` of the bank alone, and the loss has
@@ -39,8 +41,8 @@ class NTXentLoss(nn.Module):
             the length the bank comes into being in the first call or with `load_state_dict`, in
             the dtype and on the device of what it is given; a compiled graph without breaks needs
             that to have happened.
-        gather_distributed: Whether the batch is that of all ranks; see `sslkern.ntxent_loss`. Not
-            with a bank.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.ntxent_loss`. A
+            bank then takes the rows of all, and is the same on all.
         process_group: The ranks; by default all.
         strategy: ``"gather"`` or ``"ring"``.
         check: Whether the ranks first compare their arguments.
@@ -49,7 +51,6 @@ class NTXentLoss(nn.Module):
         ValueError: If the temperature is not positive and finite, or the size is negative, or not
             one or two numbers, or of rows of no length.
         TypeError: If the size is no integer.
-        NotImplementedError: If a bank is to be shared by several ranks.
 
     Example:
         >>> import torch, sslkern
@@ -84,20 +85,11 @@ class NTXentLoss(nn.Module):
         strategy: str = "gather",
         check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check, strategy)
         check_positive_number(temperature, "temperature", _OP)
         self.temperature = temperature
         self.memory_bank_size = memory_bank_size
         self._bank_rows, dim = _rows_and_dim(memory_bank_size)
-        if gather_distributed and self._bank_rows:
-            raise NotImplementedError(
-                f"sslkern::{_OP}: expected gather_distributed to be False with a memory bank, got "
-                f"True. Call sslkern.info_nce_loss with a queue that is the same on all ranks."
-            )
-        self.gather_distributed = gather_distributed
-        self.process_group = process_group
-        self.strategy = strategy
-        self.check = check
         self.queue = Queue(self._bank_rows, dim) if self._bank_rows and dim else None
         self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
@@ -107,25 +99,29 @@ class NTXentLoss(nn.Module):
         Without a bank these are all 2B rows, with one the B rows of ``z_a``.
         """
         if self._bank_rows == 0:
-            return ntxent_loss(
-                z_a,
-                z_b,
-                self.temperature,
-                gather_distributed=self.gather_distributed,
-                process_group=self.process_group,
-                strategy=self.strategy,
-                check=self.check,
-            )
-        _check_views(z_a, z_b)
+            return ntxent_loss(z_a, z_b, self.temperature, **self.sharing)
+        return self._against_bank(z_a, z_b)
+
+    def _against_bank(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        sharing = Sharing(**self.sharing)
+        options = {"memory_bank_size": self.memory_bank_size, "temperature": self.temperature}
+        processes = meet(
+            *(_OP, sharing, {"z_a": z_a, "z_b": z_b}, options),
+            lambda: _check_views(z_a, z_b, empty=are_many(sharing)),
+        )
         queue = self.queue
         if queue is None:
             queue = _queue_like(z_b, self._bank_rows)
         bank = queue.rows.to(z_b.dtype)
-        loss = info_nce_loss(z_a, z_b, bank, temperature=self.temperature)
+        shared = {name: value for name, value in self.sharing.items() if name != "strategy"}
+        loss = info_nce_loss(z_a, z_b, bank, temperature=self.temperature, **shared)
         if self.queue is None:  # only now: a call that raised leaves none of a wrong length
             self.queue = queue
         if torch.is_grad_enabled() and z_a.requires_grad:
-            queue.enqueue(normalize_rows(to_working_dtype(z_b.detach())))
+            rows = z_b.detach()
+            if processes is not None:
+                rows = torch.cat(processes.all_gather(rows, processes.rows["z_b"]))
+            queue.enqueue(normalize_rows(to_working_dtype(rows)))
         return loss
 
     def extra_repr(self) -> str:
@@ -148,11 +144,11 @@ def _rows_and_dim(size: int | Sequence[int]) -> tuple[int, int | None]:
     return numbers[0], numbers[1] if count == 2 else None
 
 
-def _check_views(z_a: Tensor, z_b: Tensor) -> None:
-    """The checks of shape that `ntxent_loss` makes, in its names."""
+def _check_views(z_a: Tensor, z_b: Tensor, *, empty: bool) -> None:
+    """The checks of shape that `ntxent_loss` makes, in its names; a rank may be without rows."""
     check_tensor(z_a, "z_a", _OP)
     check_tensor(z_b, "z_b", _OP)
-    if z_a.dim() != 2 or 0 in z_a.shape:
+    if z_a.dim() != 2 or 0 in (z_a.shape[1:] if empty else z_a.shape):
         raise ValueError(
             f"sslkern::{_OP}: expected z_a to be of shape (B, D) with no empty dimension, "
             f"got shape {tuple(z_a.shape)}"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
 from sslkern.ops.ressl import ressl_loss
 
 
-class ReSSLLoss(nn.Module):
+class ReSSLLoss(SharedLoss):
     """`sslkern.ressl_loss` with its temperatures held.
 
     Args:
         student_temperature: Positive number.
         teacher_temperature: Positive number.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a temperature is not positive and finite.
@@ -33,8 +38,16 @@ class ReSSLLoss(nn.Module):
     https://arxiv.org/abs/2107.09282
     """
 
-    def __init__(self, student_temperature: float = 0.1, teacher_temperature: float = 0.04) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        *,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__(gather_distributed, process_group, check)
         check_positive_number(student_temperature, "student_temperature", "ressl")
         check_positive_number(teacher_temperature, "teacher_temperature", "ressl")
         self.student_temperature = student_temperature
@@ -48,6 +61,7 @@ class ReSSLLoss(nn.Module):
             queue,
             student_temperature=self.student_temperature,
             teacher_temperature=self.teacher_temperature,
+            **self.sharing,
         )
 
     def extra_repr(self) -> str:

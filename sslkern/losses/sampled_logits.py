@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
-from sslkern.ops.sampled_logits import (
-    estimate_log_normalizer,
-    negative_sampling_loss,
-    sampled_logits,
-    sampled_nce_loss,
-)
+from sslkern.ops.sampled_logits import negative_sampling_loss, sampled_nce
+from sslkern.parallel.processes import Sharing
 
 
-class NegativeSamplingLoss(nn.Module):
-    """`sslkern.negative_sampling_loss` as a module; it holds nothing.
+class NegativeSamplingLoss(SharedLoss):
+    """`sslkern.negative_sampling_loss` as a module.
+
+    Args:
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Example:
         >>> import torch, sslkern
@@ -31,15 +34,24 @@ class NegativeSamplingLoss(nn.Module):
     Compositionality", 2013, https://arxiv.org/abs/1310.4546
     """
 
+    def __init__(
+        self,
+        *,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
+    ) -> None:
+        super().__init__(gather_distributed, process_group, check)
+
     def forward(self, query: Tensor, table: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Mean loss over the rows of ``query`` (N, D).
 
         ``positive`` (N,) and ``negative`` (N, K) name rows of ``table`` (V, D).
         """
-        return negative_sampling_loss(query, table, positive, negative)
+        return negative_sampling_loss(query, table, positive, negative, **self.sharing)
 
 
-class SampledNCELoss(nn.Module):
+class SampledNCELoss(SharedLoss):
     """`sslkern.sampled_nce_loss` with its temperature, and the normaliser of the first batch.
 
     log Z is estimated from the first batch in training mode and does not change afterwards. It is
@@ -51,6 +63,9 @@ class SampledNCELoss(nn.Module):
         noise_probability: Probability of each row under the noise that the negatives are drawn
             from, positive; 1 / V of the table by default.
         eps: See `sslkern.sampled_nce_loss`.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -78,8 +93,12 @@ class SampledNCELoss(nn.Module):
         temperature: float = 0.07,
         noise_probability: float | None = None,
         eps: float = 0.0,
+        *,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check)
         check_positive_number(temperature, "temperature", "sampled_logits")
         if noise_probability is not None:
             check_positive_number(noise_probability, "noise_probability", "sampled_logits")
@@ -95,9 +114,7 @@ class SampledNCELoss(nn.Module):
 
         ``positive`` (N,) and ``negative`` (N, K) name rows of ``table`` (V, D).
         """
-        if self.training and not self._estimated:
-            self._estimate(query, table, positive, negative)
-        return sampled_nce_loss(
+        loss, log_z = sampled_nce(
             query,
             table,
             positive,
@@ -106,14 +123,15 @@ class SampledNCELoss(nn.Module):
             log_normalizer=self.log_normalizer if self._estimated else None,
             noise_probability=self.noise_probability,
             eps=self.eps,
+            weight=None,
+            reduction="mean",
+            sharing=Sharing(**self.sharing),
         )
-
-    @torch.no_grad()
-    def _estimate(self, query: Tensor, table: Tensor, positive: Tensor, negative: Tensor) -> None:
-        index = torch.cat([positive[:, None], negative], dim=1)
-        logits = sampled_logits(query, table, index) / self.temperature
-        self.log_normalizer.copy_(estimate_log_normalizer(logits, table.shape[0]))
-        self._estimated = True
+        if self.training and not self._estimated:
+            with torch.no_grad():
+                self.log_normalizer.copy_(log_z)
+            self._estimated = True
+        return loss
 
     def extra_repr(self) -> str:
         """The settings, for ``print(module)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sslkern.losses._open_clip import check_processes
 from sslkern.ops.siglip import siglip_loss
 
 
@@ -12,12 +13,15 @@ class SigLipLoss(nn.Module):
 
     Args:
         cache_labels: Without effect: no labels are made, the positives are the diagonal.
-        rank: Index of this process.
-        world_size: Number of processes, 1.
-        dist_impl: How several processes would exchange features; without effect in one process.
+        rank: Index of this process, as in torch.distributed.
+        world_size: Number of processes, as in torch.distributed. With several the loss is that of
+            this process's images and the texts of all: on average over the processes, the loss of
+            the whole batch.
+        dist_impl: How open_clip exchanges the texts, whose value does not depend on it: here they
+            are gathered for ``"gather"`` and ``"reduce"``, and travel around a ring otherwise.
 
     Raises:
-        NotImplementedError: If ``world_size`` is not 1.
+        ValueError: When called, if torch.distributed has other processes.
 
     Example:
         >>> import torch, sslkern
@@ -25,7 +29,7 @@ class SigLipLoss(nn.Module):
         >>> print(f"{loss(torch.eye(2), torch.eye(2), torch.tensor(10.0), -10.0).item():.6f}")
         0.693193
 
-    Equals: `sslkern.reference.siglip_loss`; ``open_clip.SigLipLoss`` of one process.
+    Equals: `sslkern.reference.siglip_loss`; ``open_clip.SigLipLoss``.
 
     Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023,
     https://arxiv.org/abs/2303.15343
@@ -39,11 +43,6 @@ class SigLipLoss(nn.Module):
         dist_impl: str | None = None,
     ) -> None:
         super().__init__()
-        if world_size != 1:
-            raise NotImplementedError(
-                f"sslkern::siglip: expected world_size to be 1, got {world_size}. "
-                f"The features of other processes are not exchanged yet."
-            )
         self.cache_labels = cache_labels
         self.rank = rank
         self.world_size = world_size
@@ -62,5 +61,14 @@ class SigLipLoss(nn.Module):
         ``logit_scale`` is the factor itself, not its logarithm. With ``output_dict`` the loss comes
         as ``{"contrastive_loss": loss}``.
         """
-        loss = siglip_loss(image_features, text_features, logit_scale, logit_bias)
+        check_processes("siglip", self.rank, self.world_size)
+        inputs = (image_features, text_features, logit_scale, logit_bias)
+        if self.world_size == 1:
+            loss = siglip_loss(*inputs)
+        else:
+            strategy = "gather" if self.dist_impl in ("gather", "reduce") else "ring"
+            rows = siglip_loss(
+                *inputs, reduction="none", gather_distributed=True, strategy=strategy
+            )
+            loss = rows.mean()
         return {"contrastive_loss": loss} if output_dict else loss

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
 from sslkern.ops.sinkhorn import EPSILON, check_iterations, sinkhorn
 
 
-class SinkhornKnopp(nn.Module):
+class SinkhornKnopp(SharedLoss):
     """`sslkern.sinkhorn` with its numbers held: what turns scores into targets.
 
     Args:
@@ -45,14 +46,11 @@ class SinkhornKnopp(nn.Module):
         process_group: dist.ProcessGroup | None = None,
         check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check)
         check_positive_number(epsilon, "epsilon", "sinkhorn")
         check_iterations(iterations, "sinkhorn")
         self.epsilon = epsilon
         self.iterations = iterations
-        self.gather_distributed = gather_distributed
-        self.process_group = process_group
-        self.check = check
 
     def forward(self, scores: Tensor, queue: Tensor | None = None) -> Tensor:
         """The plan of ``scores`` (B, K), with the rows of ``queue`` (L, K) in the normalisation."""
@@ -61,9 +59,7 @@ class SinkhornKnopp(nn.Module):
             self.epsilon,
             self.iterations,
             queue=queue,
-            gather_distributed=self.gather_distributed,
-            process_group=self.process_group,
-            check=self.check,
+            **self.sharing,
         )
         return plan
 

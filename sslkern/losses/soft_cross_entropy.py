@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
 from sslkern.ops.soft_cross_entropy import TEACHER_TEMPERATURE, soft_cross_entropy
 
 
-class SoftCrossEntropyLoss(nn.Module):
+class SoftCrossEntropyLoss(SharedLoss):
     """`sslkern.soft_cross_entropy` with its temperatures held.
 
     The temperatures are plain attributes: a schedule may assign to them.
@@ -17,6 +19,9 @@ class SoftCrossEntropyLoss(nn.Module):
         student_temperature: Positive number.
         teacher_temperature: Positive number, 0.04 by default; none with ``from_probabilities``.
         from_probabilities: Whether the teacher gives probabilities, not scores.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a temperature is not positive and finite, or the teacher has one with
@@ -40,8 +45,12 @@ class SoftCrossEntropyLoss(nn.Module):
         student_temperature: float = 0.1,
         teacher_temperature: float | None = None,
         from_probabilities: bool = False,
+        *,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check)
         op = "soft_cross_entropy"
         check_positive_number(student_temperature, "student_temperature", op)
         if from_probabilities and teacher_temperature is not None:
@@ -69,6 +78,7 @@ class SoftCrossEntropyLoss(nn.Module):
             teacher_temperature=self.teacher_temperature,
             center=center,
             from_probabilities=self.from_probabilities,
+            **self.sharing,
         )
 
     def extra_repr(self) -> str:

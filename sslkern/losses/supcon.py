@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
-from sslkern.losses._processes import refuse_processes
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number, check_tensor
 from sslkern.ops.supcon import check_variant, dcl_loss, supcon_loss
 
 
-class SupConLoss(nn.Module):
+class SupConLoss(SharedLoss):
     """`sslkern.supcon_loss` with its settings held.
 
     Args:
         temperature: Positive number.
         variant: ``"out"``, ``"in"``, ``"in_sum"`` or ``"pairwise"``; see the function.
         base_temperature: Where given, the loss is multiplied by temperature / base_temperature.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"`` or ``"ring"``.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a temperature is not positive and finite, or the variant is unknown.
@@ -40,8 +45,13 @@ class SupConLoss(nn.Module):
         temperature: float = 0.1,
         variant: str = "out",
         base_temperature: float | None = None,
+        *,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        strategy: str = "gather",
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check, strategy)
         check_positive_number(temperature, "temperature", "supcon")
         check_variant(variant)
         if base_temperature is not None:
@@ -62,6 +72,7 @@ class SupConLoss(nn.Module):
             self.temperature,
             variant=self.variant,
             base_temperature=self.base_temperature,
+            **self.sharing,
         )
 
     def extra_repr(self) -> str:
@@ -70,18 +81,20 @@ class SupConLoss(nn.Module):
         return f"temperature={self.temperature}, variant={self.variant!r}, base_temperature={base}"
 
 
-class DCLLoss(nn.Module):
+class DCLLoss(SharedLoss):
     """`sslkern.dcl_loss` behind the constructor and the call of lightly's ``DCLLoss``.
 
     Args:
         temperature: Positive number.
         weight_fn: Gives the weights (B,) of the positives from the unit rows of both views, each
             (B, D); called for either order of the views. None for no weights.
-        gather_distributed: Take the negatives of all processes; without effect in one process.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"`` or ``"ring"``.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If the temperature is not positive and finite.
-        NotImplementedError: With ``gather_distributed`` in more than one process.
 
     Example:
         >>> import torch, sslkern
@@ -99,22 +112,19 @@ class DCLLoss(nn.Module):
         temperature: float = 0.1,
         weight_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
         gather_distributed: bool = False,
+        *,
+        process_group: dist.ProcessGroup | None = None,
+        strategy: str = "gather",
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check, strategy)
         check_positive_number(temperature, "temperature", "supcon")
         self.temperature = temperature
         self.weight_fn = weight_fn
-        self.gather_distributed = gather_distributed
-        self._check_processes()
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         """Mean loss over the 2B rows of two views, each (B, D) with B > 1."""
-        self._check_processes()
-        return dcl_loss(out0, out1, self.temperature, weight_fn=self.weight_fn)
-
-    def _check_processes(self) -> None:
-        """Also called when the module is used: it may be older than the process group."""
-        refuse_processes("supcon", "gather_distributed", self.gather_distributed)
+        return dcl_loss(out0, out1, self.temperature, weight_fn=self.weight_fn, **self.sharing)
 
     def extra_repr(self) -> str:
         """The temperature, for ``print(module)``."""
@@ -127,11 +137,13 @@ class DCLWLoss(DCLLoss):
     Args:
         temperature: Positive number.
         sigma: Positive number that divides the similarities in the weights.
-        gather_distributed: See `DCLLoss`.
+        gather_distributed: See `DCLLoss`, and for the options that follow.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"`` or ``"ring"``.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a number is not positive and finite.
-        NotImplementedError: With ``gather_distributed`` in more than one process.
 
     Example:
         >>> import torch, sslkern
@@ -146,11 +158,25 @@ class DCLWLoss(DCLLoss):
     """
 
     def __init__(
-        self, temperature: float = 0.1, sigma: float = 0.5, gather_distributed: bool = False
+        self,
+        temperature: float = 0.1,
+        sigma: float = 0.5,
+        gather_distributed: bool = False,
+        *,
+        process_group: dist.ProcessGroup | None = None,
+        strategy: str = "gather",
+        check: bool = True,
     ) -> None:
         check_positive_number(sigma, "sigma", "supcon")
         weight_fn = partial(negative_mises_fisher_weights, sigma=sigma)
-        super().__init__(temperature, weight_fn, gather_distributed)
+        super().__init__(
+            temperature,
+            weight_fn,
+            gather_distributed,
+            process_group=process_group,
+            strategy=strategy,
+            check=check,
+        )
         self.sigma = sigma
 
     def extra_repr(self) -> str:

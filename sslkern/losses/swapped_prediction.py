@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
 from sslkern.ops.sinkhorn import check_iterations
 from sslkern.ops.swapped_prediction import swav_loss
 
 
-class SwAVLoss(nn.Module):
+class SwAVLoss(SharedLoss):
     """`sslkern.swav_loss` with its numbers held; constructor and call are those of lightly's.
 
     Args:
@@ -51,16 +52,13 @@ class SwAVLoss(nn.Module):
         process_group: dist.ProcessGroup | None = None,
         check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(sinkhorn_gather_distributed, process_group, check)
         check_positive_number(temperature, "temperature", "swapped_prediction")
         check_positive_number(sinkhorn_epsilon, "sinkhorn_epsilon", "swapped_prediction")
         check_iterations(sinkhorn_iterations, "swapped_prediction")
         self.temperature = temperature
         self.sinkhorn_iterations = sinkhorn_iterations
         self.sinkhorn_epsilon = sinkhorn_epsilon
-        self.sinkhorn_gather_distributed = sinkhorn_gather_distributed
-        self.process_group = process_group
-        self.check = check
 
     def forward(
         self,
@@ -76,9 +74,7 @@ class SwAVLoss(nn.Module):
             temperature=self.temperature,
             epsilon=self.sinkhorn_epsilon,
             iterations=self.sinkhorn_iterations,
-            gather_distributed=self.sinkhorn_gather_distributed,
-            process_group=self.process_group,
-            check=self.check,
+            **self.sharing,
         )
 
     def extra_repr(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops.tico import TiCoState, check_constants, tico_loss
 
 
-class TiCoLoss(nn.Module):
+class TiCoLoss(SharedLoss):
     """`sslkern.tico_loss` with its covariance: saved with the state, moved with ``to``.
 
     In training mode every call moves the covariance, once; after ``eval()`` none does.
@@ -18,6 +20,9 @@ class TiCoLoss(nn.Module):
         dim: Width of the embeddings; that of the first batch by default.
         differentiate_covariance: Whether the gradient also flows through the covariance of the
             batch; see the function.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -42,8 +47,11 @@ class TiCoLoss(nn.Module):
         *,
         dim: int | None = None,
         differentiate_covariance: bool = False,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check)
         check_constants(beta, rho)
         self.beta = beta
         self.rho = rho
@@ -60,6 +68,7 @@ class TiCoLoss(nn.Module):
             rho=self.rho,
             differentiate_covariance=self.differentiate_covariance,
             update=self.training,
+            **self.sharing,
         )
 
     def extra_repr(self) -> str:

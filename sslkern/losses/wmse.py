@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
+from sslkern.losses._sharing import SharedLoss
 from sslkern.ops.wmse import check_sub_batches, wmse_loss
 
 
-class WMSELoss(nn.Module):
+class WMSELoss(SharedLoss):
     """`sslkern.wmse_loss` with its sub-batches held.
 
     Args:
@@ -16,6 +18,9 @@ class WMSELoss(nn.Module):
             default.
         w_iter: Number of random partitions of the batch.
         generator: Source of the partitions, on the device of the inputs.
+        gather_distributed: Whether the batch is that of all ranks; see `sslkern.parallel`.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments.
 
     Raises:
         ValueError: If a number is not positive.
@@ -41,8 +46,11 @@ class WMSELoss(nn.Module):
         w_iter: int = 1,
         *,
         generator: torch.Generator | None = None,
+        gather_distributed: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        check: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(gather_distributed, process_group, check)
         check_sub_batches(w_size, w_iter)
         self.w_size = w_size
         self.w_iter = w_iter
@@ -50,7 +58,14 @@ class WMSELoss(nn.Module):
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """Mean loss over the rows of ``z_a`` and ``z_b``, both (N, D)."""
-        return wmse_loss(z_a, z_b, w_size=self.w_size, w_iter=self.w_iter, generator=self.generator)
+        return wmse_loss(
+            z_a,
+            z_b,
+            w_size=self.w_size,
+            w_iter=self.w_iter,
+            generator=self.generator,
+            **self.sharing,
+        )
 
     def extra_repr(self) -> str:
         """The sub-batches, for ``print(module)``."""

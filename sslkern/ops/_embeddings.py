@@ -40,7 +40,7 @@ def check_rows(z: object, name: str, op: str, letters: str = "ND", least: int = 
     check_tensor(z, name, op)
     assert isinstance(z, Tensor)
     check_floating(z, name, op)
-    if z.dim() != len(letters) or z.shape[0] < least or 0 in z.shape:
+    if z.dim() != len(letters) or z.shape[0] < least or 0 in z.shape[1:]:
         shape = f"({', '.join(letters)})"
         rows = f"{letters[0]} >= {least} and " if least > 1 else ""
         requirement = f"of shape {shape} with {rows}no empty dimension"
@@ -61,21 +61,21 @@ def check_alike(z: Tensor, name: str, other: Tensor, other_name: str, op: str) -
         refuse(op, name, requirement, f"shape {tuple(z.shape)}")
 
 
-def check_pair(z_a: Tensor, z_b: Tensor, op: str) -> None:
+def check_pair(z_a: Tensor, z_b: Tensor, op: str, least: int = 2) -> None:
     """Reject two views that are not both (N, D) with at least two rows."""
-    check_rows(z_a, "z_a", op)
-    check_rows(z_b, "z_b", op)
+    check_rows(z_a, "z_a", op, least=least)
+    check_rows(z_b, "z_b", op, least=least)
     check_alike(z_b, "z_b", z_a, "z_a", op)
 
 
-def stack_views(views: Tensor | Sequence[Tensor], op: str) -> Tensor:
-    """Checked views (N, V, D), from such a tensor or V matrices (N, D), in the working dtype."""
+def check_views(views: Tensor | Sequence[Tensor], op: str, least: int = 2) -> None:
+    """Reject what is no tensor (N, V, D) and no V matrices (N, D), of two views at least."""
     if isinstance(views, Tensor):
-        check_rows(views, "views", op, "NVD")
+        check_rows(views, "views", op, "NVD", least)
         count = views.shape[1]
     elif isinstance(views, Sequence) and not isinstance(views, str):
         for i, z in enumerate(views):
-            check_rows(z, f"views[{i}]", op)
+            check_rows(z, f"views[{i}]", op, least=least)
             check_alike(z, f"views[{i}]", views[0], "views[0]", op)
         count = len(views)
     else:
@@ -85,6 +85,10 @@ def stack_views(views: Tensor | Sequence[Tensor], op: str) -> Tensor:
         )
     if count < 2:
         refuse(op, "views", "at least two", str(count))
+
+
+def stack_views(views: Tensor | Sequence[Tensor]) -> Tensor:
+    """Checked views as one tensor (N, V, D) in the working dtype."""
     if isinstance(views, Tensor):
         return views.to(working_dtype(views))
     dtype = working_dtype(*views)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sslkern.ops._common import check_number, refuse
+from sslkern.parallel.processes import Sharing
 
 
 def takes_products_of_rows(route: str, z: Tensor) -> bool:
@@ -32,6 +33,20 @@ def as_number(value: float, name: str, op: str) -> float:
     if not -math.inf < value < math.inf:
         refuse(op, name, "finite", value)
     return float(value)
+
+
+def check_statistics(statistics: str, sharing: Sharing, op: str) -> None:
+    """Reject an unknown place of statistics, and one without effect."""
+    if statistics not in ("global", "local"):
+        refuse(op, "statistics", "'global' or 'local'", repr(statistics))
+    if statistics != "global" and not sharing.gather_distributed:
+        refuse(op, "statistics", "'global' without gather_distributed=True", repr(statistics))
+
+
+def check_part(z: Tensor, name: str, local: bool, op: str) -> None:
+    """Reject one row alone where statistics are those of a rank's own rows."""
+    if local and z.shape[0] == 1:
+        refuse(op, name, "of no row or at least two on each rank with local statistics", "one")
 
 
 def check_kept(op: str, keep: bool, needs: tuple[bool, ...]) -> None:

@@ -11,10 +11,10 @@ from sslkern.reference._common import NORM_EPS
 def dot(x: Tensor, y: Tensor, normalize: bool) -> Tensor:
     """Of each row of ``x`` (N, D) with that of ``y``, in float64 as the kernels take norms."""
     x, y = x.double(), y.double()
-    return (_unit_rows(x) * _unit_rows(y)).sum(1) if normalize else (x * y).sum(1)
+    return (unit_rows(x) * unit_rows(y)).sum(1) if normalize else (x * y).sum(1)
 
 
-def _unit_rows(z: Tensor) -> Tensor:
+def unit_rows(z: Tensor) -> Tensor:
     """Rows of unit norm, zero where the norm is below 1e-12; no square overflows."""
     largest = z.detach().abs().amax(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
     z = z / largest

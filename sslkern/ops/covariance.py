@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,10 +21,22 @@ from sslkern.ops._common import (
 from sslkern.ops._gram import (
     as_number,
     check_kept,
+    check_part,
+    check_statistics,
     gram_elements,
     takes_products_of_rows,
     wants_gradient,
 )
+from sslkern.parallel.covariance import (
+    all_centered,
+    covariance_term,
+    invariance_term,
+    mean_of_ranks,
+    variance_term,
+)
+from sslkern.parallel.processes import Processes, Sharing, are_many, meet, promoted
+from sslkern.parallel.rows import no_rows
+from sslkern.parallel.whole import check_total
 from sslkern.reference._common import to_working_dtype
 from sslkern.reference.covariance import VICRegTerms
 
@@ -43,6 +56,10 @@ def vicreg_loss(
     *,
     eps: float = ...,
     variant: str = ...,
+    statistics: str = ...,
+    gather_distributed: bool = ...,
+    process_group: dist.ProcessGroup | None = ...,
+    check: bool = ...,
     return_terms: Literal[False] = ...,
 ) -> Tensor: ...
 
@@ -57,6 +74,10 @@ def vicreg_loss(
     *,
     eps: float = ...,
     variant: str = ...,
+    statistics: str = ...,
+    gather_distributed: bool = ...,
+    process_group: dist.ProcessGroup | None = ...,
+    check: bool = ...,
     return_terms: Literal[True],
 ) -> tuple[Tensor, VICRegTerms]: ...
 
@@ -71,6 +92,10 @@ def vicreg_loss(
     eps: float = EPS,
     variant: str = "official",
     return_terms: bool = False,
+    statistics: str = "global",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor | tuple[Tensor, VICRegTerms]:
     r"""Invariance, variance and covariance of two views (VICReg), in one pass over each.
 
@@ -98,6 +123,14 @@ def vicreg_loss(
             ``"vibcreg"``: also without it, and the covariance that of normalised columns; its
             authors' weights are 25, 25 and 200.
         return_terms: Whether to return the three terms as well.
+        statistics: With ``gather_distributed``, the rows that variances and covariances are taken
+            over: ``"global"``, those of all ranks, or ``"local"``, those of each rank; the loss is
+            then the mean of theirs, with the weight of their rows.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows and
+            takes a share of the products; see `sslkern.parallel` for what that means for results
+            and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, float64 for float64 inputs, else float32; with ``return_terms`` also
@@ -124,22 +157,84 @@ def vicreg_loss(
     "VIbCReg: Variance-Invariance-better-Covariance Regularization for Self-Supervised Learning on
     Time Series", 2021, https://arxiv.org/abs/2109.00783
     """
-    check_tensor(z_a, "z_a", _OP)
-    check_tensor(z_b, "z_b", _OP)
-    check_variant(variant)
-    check_positive_number(eps, "eps", _OP)
-    invariance = as_number(lambda_param, "lambda_param", _OP)
-    variance = as_number(mu_param, "mu_param", _OP)
-    covariance = as_number(nu_param, "nu_param", _OP)
+    sharing = Sharing(gather_distributed, process_group, check)
+    local = statistics == "local"
+    weights = {"lambda_param": lambda_param, "mu_param": mu_param, "nu_param": nu_param}
+
+    def check_arguments() -> None:
+        check_tensor(z_a, "z_a", _OP)
+        check_tensor(z_b, "z_b", _OP)
+        check_variant(variant)
+        check_positive_number(eps, "eps", _OP)
+        for name, value in weights.items():
+            as_number(value, name, _OP)
+        check_statistics(statistics, sharing, _OP)
+        check_part(z_a, "z_a", local and are_many(sharing), _OP)
+
+    options = {
+        **weights,
+        "eps": eps,
+        "variant": variant,
+        "statistics": statistics,
+        "return_terms": return_terms,
+    }
+    processes = meet(_OP, sharing, {"z_a": z_a, "z_b": z_b}, options, check_arguments)
     share = 0.5 if variant == "official" else 1.0
-    weights = (invariance, share * variance, covariance)
-    options = (float(eps), variant == "vibcreg", return_terms or covariance != 0)
-    keep = wants_gradient(z_a, z_b)
-    loss, terms, _, _ = torch.ops.sslkern.covariance_fwd(z_a, z_b, *weights, *options, "auto", keep)
+    factors = (float(lambda_param), share * mu_param, float(nu_param))
+    how = (float(eps), variant == "vibcreg", return_terms or nu_param != 0)
+    if processes is None:
+        loss, terms = _of_own_rows(z_a, z_b, factors, how)
+    else:
+        check_total(processes, "z_a")
+        of_ranks = _mean_of_ranks if local else _of_all_rows
+        a, b = promoted(z_a, z_b)
+        loss, terms = of_ranks(processes, a, b, factors, how)
     if not return_terms:
-        return loss  # type: ignore[no-any-return]
-    s, v, c, _ = terms.to(loss.dtype)
+        return loss
+    s, v, c = terms.detach().to(loss.dtype).unbind()
     return loss, VICRegTerms(s, share * v, c)
+
+
+Factors = tuple[float, float, float]
+How = tuple[float, bool, bool]  # eps, whether columns are normalised, with covariance or without
+
+
+def _of_own_rows(z_a: Tensor, z_b: Tensor, factors: Factors, how: How) -> tuple[Tensor, Tensor]:
+    """The loss, and the three terms without weights, (3,) float64."""
+    loss, terms, _, _ = torch.ops.sslkern.covariance_fwd(
+        z_a, z_b, *factors, *how, "auto", wants_gradient(z_a, z_b)
+    )
+    return loss, terms[:3]
+
+
+def _of_all_rows(
+    processes: Processes, z_a: Tensor, z_b: Tensor, factors: Factors, how: How
+) -> tuple[Tensor, Tensor]:
+    """The same of the rows of all ranks."""
+    eps, normalize, with_covariance = how
+    views = [all_centered(processes, "z_a", z) for z in (z_a, z_b)]
+    invariance = invariance_term(processes, z_a, z_b)
+    variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
+    for x in views:
+        variance = variance + variance_term(processes, x, eps)
+        if with_covariance:
+            covariance = covariance + covariance_term(processes, x, normalize)
+    terms = torch.stack([invariance, variance, covariance])
+    return (terms * terms.new_tensor(factors)).sum().to(accumulate_dtype(z_a)), terms
+
+
+def _mean_of_ranks(
+    processes: Processes, z_a: Tensor, z_b: Tensor, factors: Factors, how: How
+) -> tuple[Tensor, Tensor]:
+    """The mean of what each rank's own rows give."""
+    if len(z_a) == 0:
+        loss = no_rows(z_a, z_b).sum()
+        own = torch.zeros(4, dtype=torch.float64, device=z_a.device) + loss
+    else:
+        loss, terms = _of_own_rows(z_a, z_b, factors, how)
+        own = torch.cat([loss.double().reshape(1), terms])
+    of_all = mean_of_ranks(processes, "z_a", own)
+    return of_all[0].to(accumulate_dtype(z_a)), of_all[1:]
 
 
 def check_variant(variant: str) -> None:
@@ -148,7 +243,14 @@ def check_variant(variant: str) -> None:
         refuse(_OP, "variant", "'official', 'solo' or 'vibcreg'", repr(variant))
 
 
-def variance_loss(z: Tensor, *, eps: float = EPS) -> Tensor:
+def variance_loss(
+    z: Tensor,
+    *,
+    eps: float = EPS,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+) -> Tensor:
     r"""What the standard deviations of the columns lack to 1, the variance term of VICReg.
 
     With the unbiased variances of the columns:
@@ -158,6 +260,10 @@ def variance_loss(z: Tensor, *, eps: float = EPS) -> Tensor:
     Args:
         z: Embeddings of one view, (N, D), at least two rows; see `vicreg_loss`.
         eps: Added to the variances; positive.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, float64 for float64 inputs, else float32.
@@ -177,14 +283,30 @@ def variance_loss(z: Tensor, *, eps: float = EPS) -> Tensor:
     Source: Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning", 2022, https://arxiv.org/abs/2105.04906
     """
-    check_tensor(z, "z", _OP)
-    check_positive_number(eps, "eps", _OP)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_arguments() -> None:
+        check_tensor(z, "z", _OP)
+        check_positive_number(eps, "eps", _OP)
+
+    processes = meet(_OP, sharing, {"z": z}, {"the term": "variance", "eps": eps}, check_arguments)
+    if processes is not None:
+        check_total(processes, "z")
+        term = variance_term(processes, all_centered(processes, "z", z), float(eps))
+        return term.to(accumulate_dtype(z))
     options = (0.0, 1.0, 0.0, float(eps), False, False, "auto", wants_gradient(z))
     loss: Tensor = torch.ops.sslkern.covariance_fwd(z, None, *options)[0]
     return loss
 
 
-def covariance_loss(z: Tensor, *, normalize_columns: bool = False) -> Tensor:
+def covariance_loss(
+    z: Tensor,
+    *,
+    normalize_columns: bool = False,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+) -> Tensor:
     r"""Squared covariances of different columns, the covariance term of VICReg.
 
     With the columns :math:`x_i` less their means and :math:`C_{ij} = x_i \cdot x_j / (N - 1)`:
@@ -196,6 +318,10 @@ def covariance_loss(z: Tensor, *, normalize_columns: bool = False) -> Tensor:
         normalize_columns: Scale the columns :math:`x_i` to unit norm first, and take
             :math:`\frac{1}{D^2} \sum_{i \ne j} (x_i \cdot x_j)^2`, as VIbCReg does. Columns whose
             norm is below 1e-12 count as zero vectors and get a zero gradient.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, float64 for float64 inputs, else float32.
@@ -218,13 +344,27 @@ def covariance_loss(z: Tensor, *, normalize_columns: bool = False) -> Tensor:
     Source: Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning", 2022, https://arxiv.org/abs/2105.04906
     """
-    check_tensor(z, "z", _OP)
+    sharing = Sharing(gather_distributed, process_group, check)
+    described = {"the term": "covariance", "normalize_columns": normalize_columns}
+    processes = meet(_OP, sharing, {"z": z}, described, lambda: check_tensor(z, "z", _OP))
+    if processes is not None:
+        check_total(processes, "z")
+        x = all_centered(processes, "z", z)
+        term = covariance_term(processes, x, bool(normalize_columns))
+        return term.to(accumulate_dtype(z))
     options = (0.0, 0.0, 1.0, EPS, bool(normalize_columns), True, "auto", wants_gradient(z))
     loss: Tensor = torch.ops.sslkern.covariance_fwd(z, None, *options)[0]
     return loss
 
 
-def invariance_loss(z_a: Tensor, z_b: Tensor) -> Tensor:
+def invariance_loss(
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+) -> Tensor:
     r"""Mean squared difference of two views, the invariance term of VICReg.
 
     .. math:: s = \frac{1}{N D} \sum_{nj} (a_{nj} - b_{nj})^2
@@ -232,6 +372,10 @@ def invariance_loss(z_a: Tensor, z_b: Tensor) -> Tensor:
     Args:
         z_a: Embeddings of the first view, (N, D); see `vicreg_loss`.
         z_b: Embeddings of the second view, like ``z_a``.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, float64 for float64 inputs, else float32. It is PyTorch's
@@ -251,12 +395,21 @@ def invariance_loss(z_a: Tensor, z_b: Tensor) -> Tensor:
     Source: Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for
     Self-Supervised Learning", 2022, https://arxiv.org/abs/2105.04906
     """
-    check_tensor(z_a, "z_a", _OP)
-    check_tensor(z_b, "z_b", _OP)
-    check_same_device(z_b, "z_b", z_a, "z_a", _OP)
-    if z_a.shape != z_b.shape:
-        shapes = tuple(z_a.shape), tuple(z_b.shape)
-        refuse(_OP, "z_b", f"of the shape of z_a, {shapes[0]}", f"shape {shapes[1]}")
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_arguments() -> None:
+        check_tensor(z_a, "z_a", _OP)
+        check_tensor(z_b, "z_b", _OP)
+        check_same_device(z_b, "z_b", z_a, "z_a", _OP)
+        if z_a.shape != z_b.shape:
+            shapes = tuple(z_a.shape), tuple(z_b.shape)
+            refuse(_OP, "z_b", f"of the shape of z_a, {shapes[0]}", f"shape {shapes[1]}")
+
+    shards = {"z_a": z_a, "z_b": z_b}
+    processes = meet(_OP, sharing, shards, {"the term": "invariance"}, check_arguments)
+    if processes is not None:
+        a, b = promoted(z_a, z_b)
+        return invariance_term(processes, a, b).to(accumulate_dtype(a))
     return F.mse_loss(to_working_dtype(z_a), to_working_dtype(z_b))
 
 

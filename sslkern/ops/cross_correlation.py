@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -18,10 +19,15 @@ from sslkern.ops._common import (
 from sslkern.ops._gram import (
     as_number,
     check_kept,
+    check_part,
+    check_statistics,
     gram_elements,
     takes_products_of_rows,
     wants_gradient,
 )
+from sslkern.parallel.cross_correlation import correlation_terms
+from sslkern.parallel.processes import Sharing, are_many, meet, promoted
+from sslkern.parallel.whole import check_total
 from sslkern.reference.cross_correlation import BarlowTwinsTerms
 
 _OP = "cross_correlation"
@@ -35,6 +41,10 @@ def barlow_twins_loss(
     *,
     eps: float = ...,
     scale: float = ...,
+    statistics: str = ...,
+    gather_distributed: bool = ...,
+    process_group: dist.ProcessGroup | None = ...,
+    check: bool = ...,
     return_terms: Literal[False] = ...,
 ) -> Tensor: ...
 
@@ -47,6 +57,10 @@ def barlow_twins_loss(
     *,
     eps: float = ...,
     scale: float = ...,
+    statistics: str = ...,
+    gather_distributed: bool = ...,
+    process_group: dist.ProcessGroup | None = ...,
+    check: bool = ...,
     return_terms: Literal[True],
 ) -> tuple[Tensor, BarlowTwinsTerms]: ...
 
@@ -59,6 +73,10 @@ def barlow_twins_loss(
     eps: float = 1e-5,
     scale: float = 1.0,
     return_terms: bool = False,
+    statistics: str = "global",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor | tuple[Tensor, BarlowTwinsTerms]:
     r"""Distance of the cross-correlation of two views from the identity (Barlow Twins).
 
@@ -84,6 +102,14 @@ def barlow_twins_loss(
         eps: Added to the variances; positive.
         scale: Factor of the loss: solo-learn's is 0.025.
         return_terms: Whether to return the two sums as well.
+        statistics: With ``gather_distributed``, the rows that means and variances are taken over:
+            ``"global"``, those of all ranks, as synchronised batch normalisation does, or
+            ``"local"``, those of each rank. The products are of all rows in any case.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows and
+            takes a share of the products; see `sslkern.parallel` for what that means for results
+            and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, float64 for float64 inputs, else float32; with ``return_terms`` also the sums
@@ -108,20 +134,40 @@ def barlow_twins_loss(
     Source: Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", 2021,
     https://arxiv.org/abs/2103.03230
     """
-    check_tensor(z_a, "z_a", _OP)
-    check_tensor(z_b, "z_b", _OP)
-    weight = as_number(lambda_param, "lambda_param", _OP)
-    check_positive_number(eps, "eps", _OP)
-    factor = as_number(scale, "scale", _OP)
-    keep = wants_gradient(z_a, z_b)
-    loss, terms, _, _ = torch.ops.sslkern.cross_correlation_fwd(
-        z_a, z_b, weight, float(eps), "auto", keep
-    )
-    loss = loss if factor == 1.0 else factor * loss
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_arguments() -> None:
+        check_tensor(z_a, "z_a", _OP)
+        check_tensor(z_b, "z_b", _OP)
+        as_number(lambda_param, "lambda_param", _OP)
+        check_positive_number(eps, "eps", _OP)
+        as_number(scale, "scale", _OP)
+        check_statistics(statistics, sharing, _OP)
+        check_part(z_a, "z_a", statistics == "local" and are_many(sharing), _OP)
+
+    options = {
+        "lambda_param": lambda_param,
+        "eps": eps,
+        "scale": scale,
+        "statistics": statistics,
+        "return_terms": return_terms,
+    }
+    processes = meet(_OP, sharing, {"z_a": z_a, "z_b": z_b}, options, check_arguments)
+    if processes is None:
+        keep = wants_gradient(z_a, z_b)
+        loss, terms, _, _ = torch.ops.sslkern.cross_correlation_fwd(
+            z_a, z_b, float(lambda_param), float(eps), "auto", keep
+        )
+        on, off, _ = terms.unbind()
+    else:
+        check_total(processes, "z_a")
+        a, b = promoted(z_a, z_b)
+        on, off = correlation_terms(processes, a, b, float(eps), statistics == "local")
+        loss = (on + float(lambda_param) * off).to(accumulate_dtype(a))
+    loss = loss if scale == 1 else float(scale) * loss
     if not return_terms:
         return loss  # type: ignore[no-any-return]
-    on, off, _ = terms.to(loss.dtype)
-    return loss, BarlowTwinsTerms(on, off)
+    return loss, BarlowTwinsTerms(*(x.detach().to(loss.dtype) for x in (on, off)))
 
 
 def _fake_fwd(

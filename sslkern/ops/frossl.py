@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops._embeddings import check_not_negative, full_precision, stack_views
+from sslkern.ops._embeddings import check_not_negative, full_precision
+from sslkern.parallel.processes import Sharing
+from sslkern.parallel.whole import all_views
 from sslkern.reference._common import normalize_rows
 
 _OP = "frossl"
 
 
-def frossl_loss(views: Tensor | Sequence[Tensor], *, invariance_weight: float = 1.0) -> Tensor:
+def frossl_loss(
+    views: Tensor | Sequence[Tensor],
+    *,
+    invariance_weight: float = 1.0,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+) -> Tensor:
     r"""Log of the Frobenius norm of each view's covariance, and distance to the mean view (FroSSL).
 
     With columns of unit norm in every view :math:`\hat Z_v`, and their mean over the V views
@@ -31,6 +41,11 @@ def frossl_loss(views: Tensor | Sequence[Tensor], *, invariance_weight: float = 
             float64, float32, bfloat16 or float16. All arithmetic is in float32 (float64 for
             float64). Columns with norm below 1e-12 count as zero.
         invariance_weight: Weight lambda, not negative.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows,
+            and computes the loss of all; see `sslkern.parallel` for what that means for results
+            and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. NaN where a view is zero.
@@ -50,8 +65,13 @@ def frossl_loss(views: Tensor | Sequence[Tensor], *, invariance_weight: float = 
     Source: Skean et al., "FroSSL: Frobenius Norm Minimization for Efficient Multiview
     Self-Supervised Learning", 2023, https://arxiv.org/abs/2310.02903
     """
-    check_not_negative(invariance_weight, "invariance_weight", _OP)
-    z = stack_views(views, _OP)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_options() -> None:
+        check_not_negative(invariance_weight, "invariance_weight", _OP)
+
+    options = {"invariance_weight": invariance_weight}
+    z = all_views(_OP, sharing, views, options, check_options)
     n, count, dim = z.shape
     with full_precision(z):
         unit = normalize_rows(z.flatten(1).T).T.view(z.shape).transpose(0, 1)

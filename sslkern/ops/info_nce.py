@@ -22,18 +22,16 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._pairs import dot
-from sslkern.parallel.gradients import reduce_over_ranks
 from sslkern.parallel.info_nce import (
     Columns,
     check_lengths,
-    no_rows,
     rows_with_own_keys,
     rows_with_targets,
 )
 from sslkern.parallel.processes import Processes, Sharing, meet
+from sslkern.parallel.rows import no_rows, reduce_rows
 from sslkern.reference._common import (
     normalize_rows,
-    reduce_loss,
     to_working_dtype,
 )
 
@@ -149,6 +147,7 @@ def info_nce_loss(
         "symmetric": symmetric,
         "normalize": normalize,
         "label_smoothing": label_smoothing,
+        "whether there is a weight": weight is not None,
         "reduction": reduction,
     }
     sharing = Sharing(gather_distributed, process_group, check, strategy)
@@ -174,9 +173,7 @@ def info_nce_loss(
             symmetric=symmetric,
             label_smoothing=label_smoothing,
         )
-    if processes is not None:
-        return reduce_over_ranks(processes, rows, weight, reduction)
-    return reduce_loss(rows, weight, reduction)
+    return reduce_rows(processes, rows, weight, reduction)
 
 
 def clip_loss(
@@ -185,6 +182,7 @@ def clip_loss(
     logit_scale: float | Tensor,
     logit_bias: float | Tensor | None = None,
     *,
+    reduction: str = "mean",
     gather_distributed: bool = False,
     process_group: dist.ProcessGroup | None = None,
     strategy: str = "gather",
@@ -203,6 +201,8 @@ def clip_loss(
             grad.
         logit_bias: Number or tensor with one element. The softmax does not depend on it, so it
             changes nothing and gets a zero gradient.
+        reduction: ``"none"`` for the mean of both cross entropies of each pair, ``"sum"`` or
+            ``"mean"``.
         gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
             see `sslkern.parallel` for what that means for results and gradients.
         process_group: The ranks; by default all.
@@ -211,10 +211,10 @@ def clip_loss(
         check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
-        A scalar; float64 for float64 inputs, else float32.
+        A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
 
     Raises:
-        ValueError: For a wrong shape, device or scale.
+        ValueError: For a wrong shape, device, scale or reduction.
         TypeError: For a wrong dtype or layout.
         NotImplementedError: When the gradient itself is differentiated.
 
@@ -231,6 +231,7 @@ def clip_loss(
     """
 
     def check_arguments() -> None:
+        check_reduction(reduction, _OP)
         _check_tensors(image_features=image_features, text_features=text_features)
         _check_features(image_features, text_features)
         scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
@@ -241,7 +242,7 @@ def clip_loss(
 
     sharing = Sharing(gather_distributed, process_group, check, strategy)
     shards = {"query": image_features, "key": text_features}
-    options = {"logit_scale": logit_scale, "logit_bias": logit_bias}
+    options = {"logit_scale": logit_scale, "logit_bias": logit_bias, "reduction": reduction}
     processes = meet(_OP, sharing, shards, options, check_arguments)
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
     rows = _against_columns(
@@ -251,10 +252,7 @@ def clip_loss(
         label_smoothing=0.0,
         definition="clip_loss",
     )
-    if processes is not None:
-        loss = reduce_over_ranks(processes, rows, None, "mean")
-    else:
-        loss = reduce_loss(rows, None, "mean")
+    loss = reduce_rows(processes, rows, None, reduction)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0.0 * logit_bias.sum().to(loss.dtype)  # the zero gradient it is due
     return loss

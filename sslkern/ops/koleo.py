@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops._common import check_number, check_positive_number, refuse
 from sslkern.ops._embeddings import check_rows, full_precision, working_dtype
+from sslkern.parallel.gradients import gather_rows
+from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.rows import reduce_rows
+from sslkern.parallel.whole import check_total, least_rows
 from sslkern.reference._common import normalize_rows
 
 _OP = "koleo"
@@ -14,7 +19,15 @@ _BLOCK = 1 << 22
 """Products of rows with all others in memory at a time."""
 
 
-def koleo_loss(z: Tensor, *, p: float = 2.0, eps: float = 1e-8) -> Tensor:
+def koleo_loss(
+    z: Tensor,
+    *,
+    p: float = 2.0,
+    eps: float = 1e-8,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+) -> Tensor:
     r"""Minus the mean log distance of each row to its nearest neighbour (KoLeo).
 
     With unit rows :math:`\hat z`, and :math:`n(i)` the row nearest to row i by Euclidean distance:
@@ -35,6 +48,11 @@ def koleo_loss(z: Tensor, *, p: float = 2.0, eps: float = 1e-8) -> Tensor:
             float32 (float64 for float64). Rows with norm below 1e-12 count as zero.
         p: The norm of the distance, at least 1; the neighbour is always the Euclidean one.
         eps: Positive number that keeps the logarithm finite.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows
+            and looks for their neighbours among those of all. See `sslkern.parallel` for what that
+            means for results and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -54,12 +72,22 @@ def koleo_loss(z: Tensor, *, p: float = 2.0, eps: float = 1e-8) -> Tensor:
     Source: Sablayrolles et al., "Spreading vectors for similarity search", 2018,
     https://arxiv.org/abs/1806.03198
     """
-    check_rows(z, "z", _OP)
-    check_settings(p, eps)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_arguments() -> None:
+        check_rows(z, "z", _OP, least=least_rows(sharing))
+        check_settings(p, eps)
+
+    processes = meet(_OP, sharing, {"z": z}, {"p": p, "eps": eps}, check_arguments)
     with full_precision(z):
         x = normalize_rows(z.to(working_dtype(z)))
-        apart: Tensor = torch.linalg.vector_norm(x - x[_nearest(x)], ord=p, dim=1)
-        return -(apart + eps).log().mean()
+        row = torch.arange(x.shape[0], device=x.device)
+        every = x
+        if processes is not None:
+            check_total(processes, "z")
+            every, row = gather_rows(processes, "z", x), processes.indices("z", x.device)
+        apart: Tensor = torch.linalg.vector_norm(x - every[_nearest(x, every, row)], ord=p, dim=1)
+        return reduce_rows(processes, -(apart + eps).log(), None, "mean")
 
 
 def check_settings(p: float, eps: float) -> None:
@@ -71,16 +99,16 @@ def check_settings(p: float, eps: float) -> None:
 
 
 @torch.no_grad()
-def _nearest(x: Tensor) -> Tensor:
-    """The index of the nearest other row by Euclidean distance, (N,)."""
+def _nearest(x: Tensor, every: Tensor, row: Tensor) -> Tensor:
+    """The index in ``every`` of the nearest other row by Euclidean distance, of rows there."""
     # Distances stay, and where all rows nearly coincide products keep the digits that differ.
-    x = x.detach() - x.mean(0)
-    half_square = x.square().sum(1) / 2
-    row = torch.arange(x.shape[0], device=x.device)
-    block = max(1, _BLOCK // x.shape[0])
+    mean = every.mean(0)
+    x, every = x.detach() - mean, every.detach() - mean
+    half_square = every.square().sum(1) / 2
+    block = max(1, _BLOCK // every.shape[0])
     found = []
     for rows, own in zip(torch.split(x, block), torch.split(row, block), strict=True):
         # |x - y|^2 = |x|^2 - 2 (x y - |y|^2 / 2)
-        closeness = torch.addmm(half_square, rows, x.T, beta=-1)
+        closeness = torch.addmm(half_square, rows, every.T, beta=-1)
         found.append(closeness.scatter_(1, own[:, None], -torch.inf).argmax(1))
     return torch.cat(found)

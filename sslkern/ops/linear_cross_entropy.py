@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -16,6 +17,9 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._formed import register_formed
+from sslkern.parallel.gradients import sum_over_ranks
+from sslkern.parallel.processes import Processes, Sharing, are_many
+from sslkern.parallel.rows import no_rows, rows_of_ranks
 from sslkern.reference._common import ordered_sum
 
 _OP = "linear_cross_entropy"
@@ -42,6 +46,9 @@ def linear_cross_entropy(
     class_weight: Tensor | None = None,
     softcap: float | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Softmax cross entropy of a linear layer, without its N x V logits.
 
@@ -70,6 +77,11 @@ def linear_cross_entropy(
         reduction: ``"none"`` for one loss per row, ``"sum"``, or ``"mean"``: over the rows with
             probabilities, else the sum divided by the class weights of the targets that are not
             ignored. Where all are ignored it is 0, with zero gradients.
+        gather_distributed: Whether the mean or sum is that of the rows of all ranks, each of which
+            gives its own; the classes are the same on all. See `sslkern.parallel` for what that
+            means for gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or one loss per row for ``"none"``; float64 for float64 inputs, else float32.
@@ -96,31 +108,83 @@ def linear_cross_entropy(
     Understanding", 2018, https://arxiv.org/abs/1810.04805; without the logits: Wijmans et al.,
     "Cut Your Losses in Large-Vocabulary Language Models", 2024, https://arxiv.org/abs/2411.09009
     """
-    for name, value in (("input", input), ("weight", weight), ("target", target)):
-        check_tensor(value, name, _OP)
-    for name, option in (("bias", bias), ("class_weight", class_weight)):
-        if option is not None:
-            check_tensor(option, name, _OP)
-    check_reduction(reduction, _OP)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def compute() -> Tensor:
+        for name, value in (("input", input), ("weight", weight), ("target", target)):
+            check_tensor(value, name, _OP)
+        for name, option in (("bias", bias), ("class_weight", class_weight)):
+            if option is not None:
+                check_tensor(option, name, _OP)
+        check_reduction(reduction, _OP)
+        _check_ignore_index(ignore_index)
+        if softcap is not None:
+            check_positive_number(softcap, "softcap", _OP)
+        _refuse_gradient(target, "target")
+        _refuse_gradient(class_weight, "class_weight")
+        rows, targets, shape = _flatten(input, weight, target)
+        inputs = (rows, weight, bias)
+        if rows.dim() == 2 and rows.shape[0] == 0 and are_many(sharing):
+            none = no_rows(*inputs)
+            return none.reshape(shape) if reduction == "none" else none.sum()
+        options = (targets, class_weight, ignore_index, label_smoothing, softcap or 0.0)
+        if reduction != "none":
+            return _sum(inputs, options)
+        loss, _ = torch.ops.sslkern.linear_cross_entropy_fwd(*inputs, *options)
+        return cast(Tensor, loss).reshape(shape)
+
+    described = {
+        "the shape of weight": tuple(weight.shape) if isinstance(weight, Tensor) else None,
+        "weight": weight,
+        "bias": bias,
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "class_weight": class_weight,
+        "softcap": softcap,
+        "reduction": reduction,
+        "whether the targets are probabilities": _are_probabilities(target),
+    }
+    rows = input.flatten(0, -2) if isinstance(input, Tensor) and input.dim() > 2 else input
+    loss, processes = rows_of_ranks(_OP, sharing, {"input": rows}, described, compute)
+    if reduction == "none":
+        return loss
+    if processes is not None:
+        return _reduce_over_ranks(processes, loss, target, ignore_index, class_weight, reduction)
+    return (
+        loss / _divisor(loss, target, ignore_index, class_weight) if reduction == "mean" else loss
+    )
+
+
+def _are_probabilities(target: Tensor) -> bool:
+    return isinstance(target, Tensor) and target.is_floating_point()
+
+
+def _check_ignore_index(ignore_index: int) -> None:
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(
             f"sslkern::{_OP}: expected ignore_index to be an integer, "
             f"got {type(ignore_index).__name__}"
         )
-    if softcap is not None:
-        check_positive_number(softcap, "softcap", _OP)
-    _refuse_gradient(target, "target")
-    _refuse_gradient(class_weight, "class_weight")
-    rows, targets, shape = _flatten(input, weight, target)
-    inputs = (rows, weight, bias)
-    options = (targets, class_weight, ignore_index, label_smoothing, softcap or 0.0)
-    if reduction == "none":
-        loss, _ = torch.ops.sslkern.linear_cross_entropy_fwd(*inputs, *options)
-        return cast(Tensor, loss).reshape(shape)
-    total = _sum(inputs, options)
+
+
+def _reduce_over_ranks(
+    processes: Processes,
+    total: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    class_weight: Tensor | None,
+    reduction: str,
+) -> Tensor:
+    """The sum of all ranks or, for the mean, that over their shares in it."""
     if reduction == "sum":
-        return total
-    return total / _divisor(total, targets, ignore_index, class_weight)
+        return sum_over_ranks(processes, total.double()).to(total.dtype)
+    if _are_probabilities(target):
+        shares = count = total.new_tensor(target.shape[:-1].numel())
+    else:
+        shares, count = _shares(total, target.flatten(), ignore_index, class_weight)
+    sums = torch.stack([x.double() for x in (total, shares, count)])
+    total_of_all, shares, count = sum_over_ranks(processes, sums).unbind()
+    return (total_of_all / torch.where(count > 0, shares, 1)).to(total.dtype)
 
 
 def _sum(inputs: tuple[Tensor, Tensor, Tensor | None], options: tuple[Any, ...]) -> Tensor:
@@ -181,14 +245,22 @@ def _divisor(
 ) -> Tensor | int:
     """What the mean divides by; 1 where every row is ignored."""
     if target.is_floating_point():
-        return target.shape[0]
+        return target.shape[:-1].numel()
+    shares, count = _shares(total, target.flatten(), ignore_index, class_weight)
+    return torch.where(count > 0, shares, 1)
+
+
+def _shares(
+    total: Tensor, target: Tensor, ignore_index: int, class_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The sum of the rows' shares in the mean, and how many rows have one."""
     valid = target != ignore_index
     shares = valid.to(total.dtype)
     if class_weight is not None:
         # Where nobody has looked, a target out of range has made the sum NaN.
         place = torch.where(valid, target, 0).clamp(0, class_weight.shape[0] - 1)
         shares = shares * class_weight.to(total.dtype)[place]
-    return torch.where(valid.any(), ordered_sum(shares), 1)
+    return ordered_sum(shares), valid.sum()
 
 
 def _fake_fwd(

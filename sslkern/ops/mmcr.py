@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops._embeddings import check_not_negative, stack_views
+from sslkern.ops._embeddings import check_not_negative
+from sslkern.parallel.processes import Sharing
+from sslkern.parallel.whole import all_views
 from sslkern.reference._common import normalize_rows
 
 _OP = "mmcr"
 
 
 def mmcr_loss(
-    views: Tensor | Sequence[Tensor], *, lmda: float = 0.0, normalize: bool = True
+    views: Tensor | Sequence[Tensor],
+    *,
+    lmda: float = 0.0,
+    normalize: bool = True,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Nuclear norm of the centroids, maximised (Maximum Manifold Capacity Representations).
 
@@ -33,6 +42,11 @@ def mmcr_loss(
         lmda: Weight of the second term, not negative: 0 in the authors' code, 5e-3 in lightly.
         normalize: Scale all rows to unit norm first, as the authors' code does; rows with norm
             below 1e-12 count as zero. ``False`` for lightly's loss, which grows with the rows.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows,
+            and computes the loss of all; see `sslkern.parallel` for what that means for results
+            and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. NaN where an input is not finite. Second
@@ -53,8 +67,12 @@ def mmcr_loss(
     Source: Yerxa et al., "Learning Efficient Coding of Natural Images with Maximum Manifold
     Capacity Representations", 2023, https://arxiv.org/abs/2303.03307
     """
-    check_not_negative(lmda, "lmda", _OP)
-    z = stack_views(views, _OP)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_options() -> None:
+        check_not_negative(lmda, "lmda", _OP)
+
+    z = all_views(_OP, sharing, views, {"lmda": lmda, "normalize": normalize}, check_options)
     finite = z.isfinite().all()
     # A decomposition raises an error of its own on the rest, or never ends.
     rows = torch.where(finite, z, 0)

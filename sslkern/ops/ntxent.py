@@ -98,7 +98,12 @@ def ntxent_loss(
 
     sharing = Sharing(gather_distributed, process_group, check, strategy)
     shards = {"z_a": z_a, "z_b": z_b}
-    options = {"temperature": temperature, "normalize": normalize, "reduction": reduction}
+    options = {
+        "temperature": temperature,
+        "normalize": normalize,
+        "whether there is a weight": weight is not None,
+        "reduction": reduction,
+    }
     processes = meet(_OP, sharing, shards, options, check_arguments)
     tau = as_scalar_tensor(temperature, "temperature", _OP, z_a)
     if weight is not None and z_a.dim() == 2 and len(weight) == len(z_a):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -16,7 +17,9 @@ from sslkern.ops._common import (
     refuse,
 )
 from sslkern.ops._embeddings import check_rows, check_same_kind
-from sslkern.reference._common import NORM_EPS, normalize_rows, reduce_loss
+from sslkern.parallel.processes import Sharing, are_many
+from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
+from sslkern.reference._common import NORM_EPS, normalize_rows
 
 _OP = "ressl"
 
@@ -31,6 +34,9 @@ def ressl_loss(
     normalize: bool = True,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Cross entropy of a query's softmax over a queue against its key's (ReSSL).
 
@@ -56,6 +62,11 @@ def ressl_loss(
         normalize: Scale all rows to unit norm first; rows with norm below 1e-12 count as zero.
         weight: Weight of each query, (N,); may require grad.
         reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` = sum(w * loss) / sum(w).
+        gather_distributed: Whether the mean or sum is that of the queries of all ranks, each of
+            which gives its own; the queue is the same on all. See `sslkern.parallel` for what that
+            means for gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -80,12 +91,36 @@ def ressl_loss(
     Source: Zheng et al., "ReSSL: Relational Self-Supervised Learning with Weak Augmentation", 2021,
     https://arxiv.org/abs/2107.09282
     """
-    _check_rows(query, key, queue)
-    check_reduction(reduction, _OP)
-    check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
-    tau = _temperature(student_temperature, "student_temperature", query)
-    teacher_tau = _temperature(teacher_temperature, "teacher_temperature", query)
-    check_constant(teacher_tau, "teacher_temperature", _OP)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def compute() -> Tensor:
+        _check_rows(query, key, queue, least=0 if are_many(sharing) else 1)
+        check_reduction(reduction, _OP)
+        check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
+        tau = _temperature(student_temperature, "student_temperature", query)
+        teacher_tau = _temperature(teacher_temperature, "teacher_temperature", query)
+        check_constant(teacher_tau, "teacher_temperature", _OP)
+        if query.shape[0] == 0:
+            return no_rows(query, tau)
+        return _rows(query, key, queue, tau, teacher_tau, normalize)
+
+    shards = {"query": query, "key": key}
+    options = {
+        "student_temperature": student_temperature,
+        "teacher_temperature": teacher_temperature,
+        "the shape of queue": tuple(queue.shape) if isinstance(queue, Tensor) else None,
+        "normalize": normalize,
+        "whether there is a weight": weight is not None,
+        "reduction": reduction,
+    }
+    rows, processes = rows_of_ranks(_OP, sharing, shards, options, compute)
+    return reduce_rows(processes, rows, weight, reduction)
+
+
+def _rows(
+    query: Tensor, key: Tensor, queue: Tensor, tau: Tensor, teacher_tau: Tensor, normalize: bool
+) -> Tensor:
+    """The loss of each query."""
     dtype = torch.promote_types(torch.promote_types(query.dtype, key.dtype), queue.dtype)
     queue = queue.to(torch.promote_types(dtype, torch.float32))
     scale, invalid = _column_scale(queue, normalize)
@@ -96,7 +131,7 @@ def ressl_loss(
         *_, mean, _ = _log_sum_exp(y, queue, scale, form_grad=True)
     form = torch.is_grad_enabled() and x.requires_grad
     loss, *_ = _log_sum_exp(x, queue, scale, form_grad=form)
-    return reduce_loss(loss - (x * mean).sum(1) + invalid, weight, reduction)
+    return loss - (x * mean).sum(1) + invalid
 
 
 def _log_sum_exp(x: Tensor, queue: Tensor, scale: Tensor, form_grad: bool) -> tuple[Tensor, ...]:
@@ -140,13 +175,13 @@ def _temperature(value: float | Tensor, name: str, like: Tensor) -> Tensor:
     return tau
 
 
-def _check_rows(query: Tensor, key: Tensor, queue: Tensor) -> None:
+def _check_rows(query: Tensor, key: Tensor, queue: Tensor, least: int) -> None:
     """The checks of the operator, in the names of the caller."""
     check_tensor(query, "query", _OP)
     check_constant(key, "key", _OP)
     check_constant(queue, "queue", _OP)
-    check_rows(query, "query", _OP, "ND", least=1)
-    check_rows(key, "key", _OP, "ND", least=1)
+    check_rows(query, "query", _OP, "ND", least=least)
+    check_rows(key, "key", _OP, "ND", least=least)
     check_rows(queue, "queue", _OP, "KD", least=1)
     check_same_kind(key, "key", query, "query", _OP)
     check_same_kind(queue, "queue", query, "query", _OP)

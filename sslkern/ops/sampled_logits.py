@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +22,9 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
-from sslkern.reference._common import reduce_loss
+from sslkern.parallel.gradients import log_sum_over_ranks
+from sslkern.parallel.processes import Processes, Sharing, are_many
+from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
 
 _OP = "sampled_logits"
 
@@ -74,6 +77,9 @@ def negative_sampling_loss(
     *,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Logistic loss of one positive and K sampled negatives for each query (word2vec).
 
@@ -94,6 +100,11 @@ def negative_sampling_loss(
         negative: Rows that do not, (N, K) int64. A negative that is the positive counts as drawn.
         weight: Weight of each query, (N,); may require grad.
         reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` = sum(w * loss) / sum(w).
+        gather_distributed: Whether the mean or sum is that of the queries of all ranks, each of
+            which gives its own; the table is the same on all. See `sslkern.parallel` for what that
+            means for gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -118,10 +129,21 @@ def negative_sampling_loss(
     Source: Mikolov et al., "Distributed Representations of Words and Phrases and their
     Compositionality", 2013, https://arxiv.org/abs/1310.4546
     """
-    check_reduction(reduction, _OP)
-    index = _candidates(query, table, positive, negative)
-    check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
-    return reduce_loss(_logistic_loss(sampled_logits(query, table, index)), weight, reduction)
+    sharing = Sharing(gather_distributed, process_group, check)
+    empty = are_many(sharing)
+
+    def compute() -> Tensor:
+        check_reduction(reduction, _OP)
+        index = _candidates(query, table, positive, negative, empty=empty)
+        check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
+        return _logits(query, table, index)
+
+    options = _described(table, negative) | {
+        "whether there is a weight": weight is not None,
+        "reduction": reduction,
+    }
+    logits, processes = rows_of_ranks(_OP, sharing, {"query": query}, options, compute)
+    return reduce_rows(processes, _logistic_loss(logits), weight, reduction)
 
 
 def sampled_nce_loss(
@@ -136,6 +158,9 @@ def sampled_nce_loss(
     eps: float = 0.0,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Noise-contrastive estimation of each query's row among K rows drawn from a noise.
 
@@ -168,6 +193,11 @@ def sampled_nce_loss(
             which cannot happen here.
         weight: Weight of each query, (N,); may require grad.
         reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` = sum(w * loss) / sum(w).
+        gather_distributed: Whether the mean or sum is that of the queries of all ranks, each of
+            which gives its own; the table is the same on all. See `sslkern.parallel` for what that
+            means for gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -190,19 +220,72 @@ def sampled_nce_loss(
     Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
     2018, https://arxiv.org/abs/1805.01978
     """
-    check_reduction(reduction, _OP)
-    index = _candidates(query, table, positive, negative)
-    check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
-    tau = _one_element(temperature, "temperature", query)
-    check_positive(tau, "temperature", _OP)
-    if not 0 <= eps < math.inf:
-        refuse(_OP, "eps", "a finite number that is not negative", eps)
-    log_noise = _log_noise(noise_probability, index, table, negative.shape[1])
-    s = sampled_logits(query, table, index) / tau
+    loss, _ = sampled_nce(
+        query,
+        table,
+        positive,
+        negative,
+        temperature=temperature,
+        log_normalizer=log_normalizer,
+        noise_probability=noise_probability,
+        eps=eps,
+        weight=weight,
+        reduction=reduction,
+        sharing=Sharing(gather_distributed, process_group, check),
+    )
+    return loss
+
+
+def sampled_nce(
+    query: Tensor,
+    table: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    temperature: float | Tensor,
+    log_normalizer: float | Tensor | None,
+    noise_probability: float | Tensor | None,
+    eps: float,
+    weight: Tensor | None,
+    reduction: str,
+    sharing: Sharing,
+) -> tuple[Tensor, Tensor]:
+    """The loss of `sampled_nce_loss`, and the log Z that it took."""
+    noise: list[Tensor] = []
+    empty = are_many(sharing)
+
+    def compute() -> Tensor:
+        check_reduction(reduction, _OP)
+        index = _candidates(query, table, positive, negative, empty=empty)
+        check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
+        tau = _one_element(temperature, "temperature", query)
+        check_positive(tau, "temperature", _OP)
+        if log_normalizer is not None:
+            _one_element(log_normalizer, "log_normalizer", query)
+        if not 0 <= eps < math.inf:
+            refuse(_OP, "eps", "a finite number that is not negative", eps)
+        noise.append(_log_noise(noise_probability, index, table, negative.shape[1]))
+        return _logits(query, table, index) / tau
+
+    options = _described(table, negative) | {
+        "temperature": temperature,
+        "log_normalizer": log_normalizer,
+        "noise_probability": noise_probability,
+        "eps": eps,
+        "whether there is a weight": weight is not None,
+        "reduction": reduction,
+    }
+    s, processes = rows_of_ranks(_OP, sharing, {"query": query}, options, compute)
     if log_normalizer is None:
-        log_z = estimate_log_normalizer(s, table.shape[0])
+        log_z = _estimate(processes, s, table.shape[0])
     else:
         log_z = _one_element(log_normalizer, "log_normalizer", query)
+    loss = _nce_rows(s, log_z, noise[0], eps)
+    return reduce_rows(processes, loss, weight, reduction), log_z
+
+
+def _nce_rows(s: Tensor, log_z: Tensor, log_noise: Tensor, eps: float) -> Tensor:
+    """The losses of rows of logits."""
     # P / (P + c) is the logistic function of log P - log c, c = K P_n + eps; the noise's posterior
     # K P_n / (P + c) is what is left of 1, times K P_n / c.
     log_c = log_noise if eps == 0 else torch.logaddexp(log_noise, log_noise.new_tensor(eps).log())
@@ -210,7 +293,7 @@ def sampled_nce_loss(
     if eps != 0:
         ratio = (log_c - log_noise).expand_as(s)[:, 1:].sum(1)
         loss = loss + ratio.to(loss.dtype)
-    return reduce_loss(loss, weight, reduction)
+    return loss
 
 
 def estimate_log_normalizer(logits: Tensor, rows: int) -> Tensor:
@@ -247,17 +330,46 @@ def estimate_log_normalizer(logits: Tensor, rows: int) -> Tensor:
         refuse(_OP, "logits", "a tensor with elements", f"shape {tuple(logits.shape)}")
     if rows < 1:
         refuse(_OP, "rows", "positive", rows)
-    total = logits.detach().double().flatten().logsumexp(0)
-    return total + (math.log(rows) - math.log(logits.numel()))
+    return _estimate(None, logits, rows)
 
 
-def _candidates(query: Tensor, table: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+def _estimate(processes: Processes | None, logits: Tensor, rows: int) -> Tensor:
+    """`estimate_log_normalizer`, from the logits of all ranks."""
+    x = logits.detach().double().flatten()
+    if processes is None:
+        return x.logsumexp(0) + (math.log(rows) - math.log(x.numel()))
+    count = processes.all_reduce(torch.full_like(x.sum(), x.numel()))
+    return log_sum_over_ranks(processes, x) + math.log(rows) - count.log()
+
+
+def _logits(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    """`sampled_logits`, or none for a rank without queries, which give a zero gradient as well."""
+    if query.shape[0] > 0:
+        return sampled_logits(query, table, index)
+    return no_rows(query, table)[:, None].expand(-1, index.shape[1])
+
+
+def _described(table: Tensor, negative: Tensor) -> dict[str, object]:
+    """What must be the same on all ranks."""
+    return {
+        "the shape of table": tuple(table.shape) if isinstance(table, Tensor) else None,
+        "table": table,
+        "the shape of a row of negative": (
+            tuple(negative.shape[1:]) if isinstance(negative, Tensor) else None
+        ),
+    }
+
+
+def _candidates(
+    query: Tensor, table: Tensor, positive: Tensor, negative: Tensor, *, empty: bool
+) -> Tensor:
     """The index of the operator, (N, K + 1): each query's positive, then its negatives."""
     inputs = {"query": query, "table": table, "positive": positive, "negative": negative}
     for name, value in inputs.items():
         check_tensor(value, name, _OP)
     for name, shape in (("query", "(N, D)"), ("table", "(V, D)")):
-        if inputs[name].dim() != 2 or 0 in inputs[name].shape:
+        sizes = inputs[name].shape[1:] if empty and name == "query" else inputs[name].shape
+        if inputs[name].dim() != 2 or 0 in sizes:
             got = f"shape {tuple(inputs[name].shape)}"
             refuse(_OP, name, f"of shape {shape} with no empty dimension", got)
     rows = query.shape[0]
@@ -283,7 +395,7 @@ def _candidates(query: Tensor, table: Tensor, positive: Tensor, negative: Tensor
 
 def _check_rows(index: Tensor, name: str, table: Tensor) -> None:
     """Reject what names no row, in the caller's words; the operator does where this cannot look."""
-    if torch.compiler.is_compiling() or index.device.type != "cpu":
+    if torch.compiler.is_compiling() or index.device.type != "cpu" or index.numel() == 0:
         return
     for value in torch.aminmax(index):
         if not 0 <= int(value) < table.shape[0]:

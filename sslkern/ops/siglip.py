@@ -104,6 +104,7 @@ def siglip_loss(
         "logit_scale": logit_scale,
         "logit_bias": logit_bias,
         "negative_only": negative_only,
+        "whether there is a weight": weight is not None,
         "reduction": reduction,
     }
     processes = meet(_OP, sharing, shards, options, check_arguments, one_shape=not negative_only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
@@ -20,7 +21,8 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
-from sslkern.reference._common import reduce_loss
+from sslkern.parallel.processes import Sharing, are_many
+from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
 
 _OP = "soft_cross_entropy"
 
@@ -38,6 +40,9 @@ def soft_cross_entropy(
     from_probabilities: bool = False,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Cross entropy of a student's scores against a teacher's (DINO, iBOT, distillation).
 
@@ -64,6 +69,10 @@ def soft_cross_entropy(
             ``center``.
         weight: Weight of each row, (N,); may require grad.
         reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` = sum(w * loss) / sum(w).
+        gather_distributed: Whether the mean or sum is that of the rows of all ranks, each of which
+            gives its own; see `sslkern.parallel` for what that means for gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
@@ -94,21 +103,40 @@ def soft_cross_entropy(
     https://arxiv.org/abs/2104.14294; distillation: Hinton et al., "Distilling the Knowledge in a
     Neural Network", 2015, https://arxiv.org/abs/1503.02531
     """
-    check_tensor(student, "student", _OP)
-    check_constant(teacher, "teacher", _OP)
-    check_reduction(reduction, _OP)
-    tau = as_scalar_tensor(student_temperature, "student_temperature", _OP, student)
-    check_positive(tau, "student_temperature", _OP)
-    teacher_tau = _teacher_temperature(teacher_temperature, from_probabilities, teacher)
-    if center is not None:
-        check_constant(center, "center", _OP)
-        if from_probabilities:
-            refuse(_OP, "center", "None with from_probabilities", "a tensor")
-        center = center.clone()  # DINO updates it between the loss and the backward pass
-    if student.dim() == 2:
-        check_row_weight(weight, _OP, {"N": student.shape[0]}, student)
-    loss, _ = torch.ops.sslkern.soft_cross_entropy_fwd(student, teacher, tau, teacher_tau, center)
-    return reduce_loss(loss, weight, reduction)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def compute() -> Tensor:
+        check_tensor(student, "student", _OP)
+        check_constant(teacher, "teacher", _OP)
+        check_reduction(reduction, _OP)
+        tau = as_scalar_tensor(student_temperature, "student_temperature", _OP, student)
+        check_positive(tau, "student_temperature", _OP)
+        teacher_tau = _teacher_temperature(teacher_temperature, from_probabilities, teacher)
+        if center is not None:
+            check_constant(center, "center", _OP)
+            if from_probabilities:
+                refuse(_OP, "center", "None with from_probabilities", "a tensor")
+        if student.dim() == 2:
+            check_row_weight(weight, _OP, {"N": student.shape[0]}, student)
+            if student.shape[0] == 0 and are_many(sharing):
+                return no_rows(student, tau)
+        # DINO updates the center between the loss and the backward pass.
+        inputs = (student, teacher, tau, teacher_tau, None if center is None else center.clone())
+        rows: Tensor
+        rows, _ = torch.ops.sslkern.soft_cross_entropy_fwd(*inputs)
+        return rows
+
+    shards = {"student": student, "teacher": teacher}
+    options = {
+        "student_temperature": student_temperature,
+        "teacher_temperature": teacher_temperature,
+        "center": center,
+        "from_probabilities": from_probabilities,
+        "whether there is a weight": weight is not None,
+        "reduction": reduction,
+    }
+    rows, processes = rows_of_ranks(_OP, sharing, shards, options, compute)
+    return reduce_rows(processes, rows, weight, reduction)
 
 
 def _teacher_temperature(

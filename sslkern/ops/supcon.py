@@ -25,9 +25,10 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
-from sslkern.parallel.gradients import reduce_over_ranks
-from sslkern.parallel.processes import Sharing, meet
-from sslkern.parallel.supcon import Weights, dcl_rows
+from sslkern.parallel.gradients import reduce_over_ranks, sum_over_ranks
+from sslkern.parallel.processes import Processes, Sharing, are_many, meet
+from sslkern.parallel.rows import reduce_rows
+from sslkern.parallel.supcon import Weights, class_sums, dcl_rows, mean_potential
 from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, to_working_dtype
 
 _OP = "supcon"
@@ -64,6 +65,10 @@ def supcon_loss(
     normalize: bool = True,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    strategy: str = "gather",
+    check: bool = True,
 ) -> Tensor:
     r"""Contrastive loss with positives by label, without an N x N matrix or mask.
 
@@ -98,12 +103,19 @@ def supcon_loss(
         reduction: ``"none"`` for the N losses, ``"sum"``, or ``"mean"`` over the rows that have a
             positive, sum(w * loss) / sum(w); over the pairs for "pairwise". Without any positive
             the mean is 0, with a zero gradient.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows and
+            their labels; see `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"``: every rank holds all rows while it computes; ``"ring"``: its own
+            and two other ranks'.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar, or (N,) for ``"none"``; float64 for float64 inputs, else float32.
 
     Raises:
-        ValueError: For a wrong shape, device, variant, reduction or temperature.
+        ValueError: For a wrong shape, device, variant, reduction or temperature, and on all ranks
+            where they differ in what must be the same.
         TypeError: For a wrong dtype or layout.
         NotImplementedError: When the gradient itself is differentiated.
 
@@ -120,22 +132,45 @@ def supcon_loss(
     Source: Khosla et al., "Supervised Contrastive Learning", 2020,
     https://arxiv.org/abs/2004.11362
     """
-    check_tensor(z, "z", _OP)
-    check_reduction(reduction, _OP)
-    check_variant(variant)
-    z, labels = _rows_and_labels(z, labels)
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
+
+    def check_arguments() -> None:
+        check_tensor(z, "z", _OP)
+        check_reduction(reduction, _OP)
+        check_variant(variant)
+        if base_temperature is not None:
+            check_positive_number(base_temperature, "base_temperature", _OP)
+        _check_labels(z, labels)
+        if z.dim() in (2, 3):
+            check_row_weight(weight, _OP, {"N": z.shape[:-1].numel()}, z)
+        if are_many(sharing):  # what the operator would see on this rank alone
+            _check_classes(z, labels)
+            _check_one(as_scalar_tensor(temperature, "temperature", _OP, z), "temperature")
+
+    options = {
+        "temperature": temperature,
+        "variant": variant,
+        "base_temperature": base_temperature,
+        "normalize": normalize,
+        "reduction": reduction,
+        "whether there are labels": labels is not None,
+        "whether there is a weight": weight is not None,
+    }
+    rows = z.flatten(0, 1) if isinstance(z, Tensor) and z.dim() == 3 else z
+    processes = meet(_OP, sharing, {"z": rows}, options, check_arguments)
     tau = as_scalar_tensor(temperature, "temperature", _OP, z)
-    if base_temperature is not None:
-        check_positive_number(base_temperature, "base_temperature", _OP)
-    if z.dim() == 2:
-        check_row_weight(weight, _OP, {"N": z.shape[0]}, z)
+    classes = _row_labels(processes, z, labels)
     pairs = variant == "pairwise"
-    stats = class_statistics(z, labels, tau, normalize=normalize, pairs=pairs)
-    rows = _variant_rows(stats, variant)
+    if processes is None:
+        stats = class_statistics(rows, classes, tau, normalize=normalize, pairs=pairs)
+    else:
+        negative, positive = class_sums(processes, rows, classes, tau, normalize, pairs)
+        stats = ClassStatistics(negative, *positive)
+    loss = _variant_rows(stats, variant)
     if base_temperature is not None:
-        rows = rows * (tau.to(rows.dtype).reshape(()) / base_temperature)
+        loss = loss * (tau.to(loss.dtype).reshape(()) / base_temperature)
     terms = stats.positives if pairs else stats.positives > 0
-    return _reduce(rows, terms, weight, reduction).to(accumulate_dtype(z))
+    return _reduce(processes, loss, terms, weight, reduction).to(accumulate_dtype(z))
 
 
 def dcl_loss(
@@ -230,7 +265,15 @@ def dcl_loss(
     return reduce_loss(stats.lse_negative - positive, None, reduction).to(accumulate_dtype(z))
 
 
-def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
+def uniformity(
+    x: Tensor,
+    t: float | Tensor = 2.0,
+    *,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    strategy: str = "gather",
+    check: bool = True,
+) -> Tensor:
     r"""How evenly the rows spread over the sphere, without an N x N matrix; lower is more even.
 
     The logarithm of the mean Gaussian potential of all pairs of rows:
@@ -246,6 +289,12 @@ def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
             float16. Half types are read as they are; all arithmetic is in float32 (float64 for
             float64).
         t: Positive number, or a tensor with one element, which may require grad.
+        gather_distributed: Whether the pairs are those of the rows of all ranks; see
+            `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        strategy: ``"gather"``: every rank holds all rows while it computes; ``"ring"``: its own
+            and two other ranks'.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -265,17 +314,21 @@ def uniformity(x: Tensor, t: float | Tensor = 2.0) -> Tensor:
     Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
     Uniformity on the Hypersphere", 2020, https://arxiv.org/abs/2005.10242
     """
-    check_tensor(x, "x", _OP)
-    scale = as_scalar_tensor(t, "t", _OP, x)
-    check_positive(scale, "t", _OP)
-    if scale.numel() != 1:
-        refuse(_OP, "t", "a number or a tensor with one element", f"shape {tuple(scale.shape)}")
-    check_floating(x, "x", _OP)
-    if x.dim() != 2 or x.shape[0] < 2:
-        refuse(_OP, "x", "of shape (N, D) with N > 1", f"shape {tuple(x.shape)}")
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
+
+    def check_arguments() -> None:
+        check_tensor(x, "x", _OP)
+        _check_one(as_scalar_tensor(t, "t", _OP, x), "t")
+        check_floating(x, "x", _OP)
+        if x.dim() != 2 or (x.shape[0] < 2 and not are_many(sharing)):
+            refuse(_OP, "x", "of shape (N, D) with N > 1", f"shape {tuple(x.shape)}")
+
+    processes = meet(_OP, sharing, {"x": x}, {"t": t}, check_arguments)
+    scale = as_scalar_tensor(t, "t", _OP, x).to(torch.float64).reshape(())
+    if processes is not None:
+        return mean_potential(processes, x, scale).to(accumulate_dtype(x))
     rows = x.shape[0]
     each_its_own = torch.arange(rows, device=x.device)
-    scale = scale.to(torch.float64).reshape(())
     # |x - y|^2 = 2 - 2 x.y for unit rows, so -t |x - y|^2 = x.y / tau - 2 t with tau = 1 / (2 t).
     stats = class_statistics(x, each_its_own, 0.5 / scale, normalize=True)
     total = (stats.lse_negative - math.log(rows - 1)).logsumexp(0) - math.log(rows)
@@ -288,20 +341,43 @@ def check_variant(variant: str) -> None:
         refuse(_OP, "variant", f"one of {', '.join(map(repr, VARIANTS))}", repr(variant))
 
 
-def _rows_and_labels(z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows (N, D) with a label each, from views (B, V, D) where they come as such."""
+def _check_labels(z: Tensor, labels: Tensor | None) -> None:
+    """One for each sample of views (B, V, D); the operator checks those of rows (N, D)."""
     if labels is not None:
         check_tensor(labels, "labels", _OP)
     if z.dim() != 3:
         if labels is None:
             refuse(_OP, "labels", "given where z is not of shape (B, V, D)", "None")
-        return z, labels
-    batch, views = z.shape[:2]
+    elif labels is not None and labels.shape != z.shape[:1]:
+        refuse(_OP, "labels", f"of shape (B,) = ({z.shape[0]},)", f"shape {tuple(labels.shape)}")
+
+
+def _check_classes(z: Tensor, labels: Tensor | None) -> None:
+    """The checks of the operator."""
     if labels is None:
-        labels = torch.arange(batch, device=z.device)
-    if labels.shape != (batch,):
-        refuse(_OP, "labels", f"of shape (B,) = ({batch},)", f"shape {tuple(labels.shape)}")
-    return z.flatten(0, 1), labels.repeat_interleave(views)
+        return
+    if labels.dtype != torch.int64:
+        raise TypeError(
+            f"sslkern::{_OP}: expected labels to be of dtype torch.int64, got {labels.dtype}"
+        )
+    if labels.shape != z.shape[:1]:
+        refuse(_OP, "labels", f"of shape (N,) = ({len(z)},)", f"shape {tuple(labels.shape)}")
+    check_same_device(labels, "labels", z, "z", _OP)
+
+
+def _check_one(value: Tensor, name: str) -> None:
+    check_positive(value, name, _OP)
+    if value.numel() != 1:
+        refuse(_OP, name, "a number or a tensor with one element", f"shape {tuple(value.shape)}")
+
+
+def _row_labels(processes: Processes | None, z: Tensor, labels: Tensor | None) -> Tensor:
+    """A label for each row, from one for each sample; without any samples are their own classes."""
+    views = z.shape[1] if z.dim() == 3 else 1
+    if labels is None:
+        first = 0 if processes is None else processes.offset("z") // views
+        labels = torch.arange(first, first + z.shape[0], device=z.device)
+    return labels.repeat_interleave(views) if z.dim() == 3 else labels
 
 
 def _check_views(z_a: Tensor, z_b: Tensor) -> None:
@@ -339,14 +415,22 @@ def _variant_rows(stats: ClassStatistics, variant: str) -> Tensor:
     return torch.where(found, rows, 0)
 
 
-def _reduce(rows: Tensor, terms: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    """`reduce_loss`, with the mean over the ``terms`` of each row."""
+def _reduce(
+    processes: Processes | None,
+    rows: Tensor,
+    terms: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+) -> Tensor:
+    """`reduce_rows`, with the mean over the ``terms`` of each row."""
     if reduction != "mean":
-        return reduce_loss(rows, weight, reduction)
+        return reduce_rows(processes, rows, weight, reduction)
     share = terms.to(rows.dtype)
     if weight is not None:
         rows, share = rows * weight.to(rows.dtype), share * weight.to(rows.dtype)
-    return ordered_sum(rows) / torch.where(terms.any(), ordered_sum(share), 1)
+    sums = torch.stack([ordered_sum(rows), ordered_sum(share), terms.sum().to(rows.dtype)])
+    sums = sums if processes is None else sum_over_ranks(processes, sums)
+    return sums[0] / torch.where(sums[2] > 0, sums[1], 1)
 
 
 def _fake_fwd(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslkern.ops._common import check_constant, check_number, check_same_device, refuse
@@ -16,6 +17,10 @@ from sslkern.ops._embeddings import (
     full_precision,
     working_dtype,
 )
+from sslkern.parallel.gradients import sum_over_ranks
+from sslkern.parallel.processes import Processes, Sharing, meet
+from sslkern.parallel.rows import reduce_rows
+from sslkern.parallel.whole import check_total, least_rows
 from sslkern.reference._common import normalize_rows
 
 _OP = "tico"
@@ -94,6 +99,9 @@ def tico_loss(
     rho: float = 8.0,
     differentiate_covariance: bool = False,
     update: bool = True,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Invariance of two views, and contrast to the directions of the past (TiCo).
 
@@ -119,6 +127,11 @@ def tico_loss(
         differentiate_covariance: Whether the gradient also flows through this batch's part of the
             covariance. By default that is a constant, as in lightly.
         update: Whether the state moves on; ``False`` to evaluate a batch that is not trained on.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows;
+            the covariance is of all, and the state must be the same on all. See `sslkern.parallel`
+            for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -138,8 +151,22 @@ def tico_loss(
     Source: Zhu et al., "TiCo: Transformation Invariance and Covariance Contrast for
     Self-Supervised Visual Representation Learning", 2022, https://arxiv.org/abs/2206.10698
     """
-    check_pair(z_a, z_b, _OP)
-    check_constants(beta, rho)
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_arguments() -> None:
+        check_pair(z_a, z_b, _OP, least_rows(sharing))
+        check_constants(beta, rho)
+        started = isinstance(state, TiCoState) and state.covariance.shape[0] == 0
+        if not started:
+            _check_matrix(state.covariance if isinstance(state, TiCoState) else state, z_a)
+
+    options = {
+        "beta": beta,
+        "rho": rho,
+        "differentiate_covariance": differentiate_covariance,
+        "update": update,
+    }
+    processes = meet(_OP, sharing, {"z_a": z_a, "z_b": z_b}, options, check_arguments)
     dtype = working_dtype(z_a, z_b)
     with full_precision(z_a):
         a, b = normalize_rows(z_a.to(dtype)), normalize_rows(z_b.to(dtype))
@@ -148,14 +175,21 @@ def tico_loss(
             earlier = state.covariance
         else:
             earlier = state
-        _check_matrix(earlier, z_a)
-        batch = a if differentiate_covariance else a.detach()
-        batch = batch.T @ batch / len(batch)
+        batch = _mean_square(processes, a if differentiate_covariance else a.detach())
         covariance = beta * earlier.to(dtype) + (1 - beta) * batch
-        loss = 1 - (a * b).sum(1).mean() + rho * ((a @ covariance) * a).sum(1).mean()
+        rows = 1 - (a * b).sum(1) + rho * ((a @ covariance) * a).sum(1)
+        loss = reduce_rows(processes, rows, None, "mean")
         if update and isinstance(state, TiCoState):
             state.update(covariance.detach())
     return loss
+
+
+def _mean_square(processes: Processes | None, a: Tensor) -> Tensor:
+    """The mean of a a^T over the rows of all ranks, (D, D)."""
+    if processes is None:
+        return a.T @ a / len(a)
+    check_total(processes, "z_a")
+    return sum_over_ranks(processes, a.T @ a) / processes.total("z_a")
 
 
 def check_constants(beta: float, rho: float) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops._common import refuse
 from sslkern.ops._embeddings import check_count, check_pair, working_dtype
+from sslkern.parallel.gradients import gather_rows
+from sslkern.parallel.processes import Sharing, are_many, meet
+from sslkern.parallel.whole import least_rows
 from sslkern.reference._common import normalize_rows
 
 _OP = "wmse"
@@ -21,6 +25,9 @@ def wmse_loss(
     w_size: int | None = None,
     w_iter: int = 1,
     generator: torch.Generator | None = None,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
 ) -> Tensor:
     r"""Mean squared error between the whitened views of each sample (W-MSE).
 
@@ -45,6 +52,11 @@ def wmse_loss(
         w_iter: Number of random partitions.
         generator: Source of the partitions, on the device of the inputs. It cannot be passed
             through ``torch.compile``.
+        gather_distributed: Whether the batch is that of all ranks, each of which gives its rows,
+            and computes the loss of all. The partitions are those that the first rank draws. See
+            `sslkern.parallel` for what that means for results and gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar between 0 and 4; float64 for float64 inputs, else float32. NaN where an input is
@@ -66,18 +78,30 @@ def wmse_loss(
     Source: Ermolov et al., "Whitening for Self-Supervised Representation Learning", 2020,
     https://arxiv.org/abs/2007.06346
     """
-    check_pair(z_a, z_b, _OP)
-    size = _sub_batch_size(z_a, w_size)
-    check_count(w_iter, "w_iter", _OP)
-    rows = z_a.shape[0]
+    sharing = Sharing(gather_distributed, process_group, check)
+
+    def check_arguments() -> None:
+        check_pair(z_a, z_b, _OP, least_rows(sharing))
+        check_sub_batches(w_size, w_iter)
+        if not are_many(sharing):
+            _sub_batch_size(z_a, w_size)
+
+    shards, options = {"z_a": z_a, "z_b": z_b}, {"w_size": w_size, "w_iter": w_iter}
+    processes = meet(_OP, sharing, shards, options, check_arguments)
     a, b = z_a.double(), z_b.double()
+    if processes is not None:
+        a, b = (gather_rows(processes, "z_a", z) for z in (a, b))
+    rows, size = a.shape[0], _sub_batch_size(a, w_size)
     if size == rows:
         a, b = a[None], b[None]
     else:
         draws = [
             torch.randperm(rows, generator=generator, device=z_a.device) for _ in range(w_iter)
         ]
-        parts = torch.cat(draws).reshape(-1, size)
+        parts = torch.cat(draws)
+        if processes is not None:
+            parts = processes.all_reduce(parts if processes.rank == 0 else parts * 0)
+        parts = parts.reshape(-1, size)
         a, b = a[parts], b[parts]
     cosine = (_whitened_unit_rows(a, "z_a") * _whitened_unit_rows(b, "z_b")).sum(1)
     return (2 - 2 * cosine.mean()).to(working_dtype(z_a, z_b))

@@ -12,11 +12,14 @@ Every rank must call it, and ``backward`` too, for both exchange rows or statist
 - What is not a row (temperatures, biases of a scale, queues) must be the same on all ranks. The
   ranks compare shapes, dtypes and options in one small exchange and all raise if they disagree; on
   GPUs the host waits for it. ``check=False`` leaves it out: then all ranks must have as many rows.
+- `all_rows` gives what a queue that is the same on all ranks takes.
+- `cached_step` is for batches whose encoder, not whose loss, does not fit.
 - A rank that dies or hangs ends in an error on the others within the timeout of their group.
 
 Compiled graphs break at such a loss.
 """
 
 from sslkern.parallel.cached import cached_step
+from sslkern.parallel.processes import all_rows
 
-__all__ = ["cached_step"]
+__all__ = ["all_rows", "cached_step"]

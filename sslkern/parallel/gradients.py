@@ -50,6 +50,14 @@ def reduce_over_ranks(
     return (total[0] / total[1]).to(rows.dtype)
 
 
+def log_sum_over_ranks(processes: Processes, x: Tensor) -> Tensor:
+    """The log-sum-exp of ``x`` (rows,) over all ranks, some of which may have no row."""
+    none = x.new_full((1,), -torch.inf)
+    largest = processes.all_reduce(torch.cat([x.detach(), none]).max(), largest=True)
+    shift = torch.where(largest.isfinite(), largest, 0)
+    return sum_over_ranks(processes, (x - shift).exp().sum()).log() + shift
+
+
 def once(op: str, definition: str, grads: tuple[Any, ...], inputs: tuple[Any, ...]) -> Any:
     """Gradients that cannot be differentiated again, which a second backward pass is told.
 

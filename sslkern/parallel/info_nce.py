@@ -12,6 +12,7 @@ from sslkern.ops._common import accumulate_dtype, refuse
 from sslkern.ops._pairs import dot
 from sslkern.parallel.gradients import gather_rows
 from sslkern.parallel.processes import Processes, promoted
+from sslkern.parallel.rows import no_rows
 from sslkern.parallel.softmax import Contrast, LogSumExps, log_sum_exp, over_negatives
 
 
@@ -91,15 +92,6 @@ def rows_with_targets(
     every = keys.gathered(processes).followed_by(bank)
     # A rank without rows waits, too, for the gradient of what was gathered.
     return softmax_rows(every) if len(query) > 0 else no_rows(query, *every)
-
-
-def no_rows(query: Tensor, *others: Tensor | None) -> Tensor:
-    """Losses of no rows, which give a zero gradient to all that those of others depend on."""
-    empty = query.sum(1)
-    for x in others:
-        if x is not None and x.is_floating_point():
-            empty = empty + 0 * x.sum()
-    return empty.to(accumulate_dtype(query))
 
 
 def rows_with_own_keys(

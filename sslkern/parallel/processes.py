@@ -185,6 +185,40 @@ def meet(
     return processes
 
 
+def all_rows(x: Tensor, process_group: dist.ProcessGroup | None = None) -> Tensor:
+    """The rows of all ranks in their order, without a gradient: what a queue that all share takes.
+
+    Args:
+        x: This rank's rows (N, ...), N >= 0, of any dtype; of one shape but for N on all ranks.
+        process_group: The ranks; by default all.
+
+    Returns:
+        (sum of N, ...), the same on all ranks; ``x`` itself, detached, in one process.
+
+    Raises:
+        TypeError: For what is no tensor.
+        ValueError: For a tensor without rows' dimension.
+        RuntimeError: For a rank that does not take part.
+
+    Example:
+        >>> import torch, sslkern
+        >>> from sslkern.methods import Queue
+        >>> queue, keys = Queue(size=16, dim=4), torch.randn(2, 4)
+        >>> queue.enqueue(torch.nn.functional.normalize(sslkern.parallel.all_rows(keys)))
+    """
+    op = "all_rows"
+    check_tensor(x, "x", op)
+    if x.dim() == 0:
+        refuse(op, "x", "of shape (N, ...)", "shape ()")
+    sharing = Sharing(True, process_group)
+    if not _is_shared(op, sharing):
+        return x.detach()
+    processes = Processes(op, sharing, {})
+    own = torch.tensor([len(x)], device=x.device)
+    counts = torch.cat(processes.all_gather(own, [1] * processes.size)).tolist()
+    return torch.cat(processes.all_gather(x.detach(), counts))
+
+
 def _is_shared(op: str, sharing: Sharing) -> bool:
     wanted, group, check, strategy = sharing
     for name, value in (("gather_distributed", wanted), ("check", check)):

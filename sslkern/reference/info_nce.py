@@ -57,6 +57,8 @@ def clip_loss(
     text_features: Tensor,
     logit_scale: float | Tensor,
     logit_bias: float | Tensor | None = None,
+    *,
+    reduction: str = "mean",
 ) -> Tensor:
     """Mean of the cross entropies over rows and columns; see `sslkern.clip_loss`."""
     image, text = to_working_dtype(image_features), to_working_dtype(text_features)
@@ -64,7 +66,8 @@ def clip_loss(
     if logit_bias is not None:
         s = s + _like(logit_bias, s)
     target = torch.arange(len(s), device=s.device)
-    return (F.cross_entropy(s, target) + F.cross_entropy(s.T, target)) / 2
+    image_loss, text_loss = (F.cross_entropy(x, target, reduction="none") for x in (s, s.T))
+    return reduce_loss((image_loss + text_loss) / 2, None, reduction)
 
 
 def contrastive_accuracy(

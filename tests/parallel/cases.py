@@ -228,6 +228,216 @@ SWAV = (
     _swav("queues", queue=True, iterations=5, epsilon=0.1, temperature=0.2),
 )
 
+
+def _few_labels(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    return {"labels": torch.randint(3, (n,), generator=g)}
+
+
+def _labels_and_weights(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    return _few_labels(n, g) | _weights(n, g)
+
+
+def _of_one(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    """No class has two rows, but for two."""
+    return {"labels": torch.arange(n) % max(n - 1, 1)}
+
+
+def _supcon(about: str, more: Any = _few_labels, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        given = {"temperature": p["temperature"], **more, **options}
+        return sslkern.supcon_loss(z["z_a"], **given, **sharing)
+
+    # Rows as they are have large logits, as in DCL.
+    temperature = 0.5 if options.get("normalize", True) else 4.0
+    parameters = {"temperature": temperature}
+    return Case(f"supcon, {about}", loss, ("z_a",), more, parameters, rate=0.01)
+
+
+def _views_of_samples(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+    """Without labels: the views of a sample are a class."""
+    return sslkern.supcon_loss(torch.stack([z["z_a"], z["z_b"]], 1), temperature=0.5, **sharing)
+
+
+SUPCON = (
+    *(
+        _supcon(
+            f"{variant}, weights", lambda n, g: _few_labels(n, g) | _weights(n, g), variant=variant
+        )
+        for variant in ("out", "in", "in_sum", "pairwise")
+    ),
+    _supcon("pairwise, sum, base", variant="pairwise", reduction="sum", base_temperature=0.7),
+    _supcon("as they are, no class twice", _of_one, normalize=False),
+    Case("supcon, views", _views_of_samples),
+    Case(
+        "uniformity",
+        lambda z, more, p, **s: sslkern.uniformity(z["z_a"], p["t"], **s),
+        ("z_a",),
+        parameters={"t": 1.5},
+    ),
+)
+
+
+def _vicreg(about: str, dim: int = 4, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        weights = (2.0, 5.0, 0.5)
+        return sslkern.vicreg_loss(z["z_a"] / 4, z["z_b"] / 4, *weights, **options, **sharing)
+
+    return Case(f"vicreg, {about}", loss, strategies=("gather",), dim=dim)
+
+
+def _barlow(about: str, dim: int, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        return sslkern.barlow_twins_loss(z["z_a"], z["z_b"], 0.1, **options, **sharing)
+
+    return Case(f"barlow twins, {about}", loss, strategies=("gather",), dim=dim, rate=0.01)
+
+
+def _term(name: str, *views: str, dim: int = 4, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        return getattr(sslkern, name)(*(z[v] / 4 for v in views), **options, **sharing)
+
+    about = ", ".join([name, *options])
+    return Case(about, loss, views, strategies=("gather",), dim=dim)
+
+
+DECORRELATION = (
+    _barlow("columns", 4),
+    _barlow("rows", 12, scale=0.5),
+    _vicreg("columns"),
+    _vicreg("rows, solo", 12, variant="solo"),
+    _vicreg("rows, vibcreg", 12, variant="vibcreg"),
+    _term("variance_loss", "z_a", eps=0.01),
+    _term("covariance_loss", "z_a"),
+    _term("covariance_loss", "z_a", dim=12, normalize_columns=True),
+    _term("invariance_loss", "z_a", "z_b"),
+)
+
+
+def _linear(about: str, more: Any, **options: Any) -> Case:
+    """A vocabulary of seven classes, the same on all ranks."""
+
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        weight = _bank(4, z["z_a"], 7)
+        given = dict(options)
+        if "class_weight" in given:
+            given["class_weight"] = torch.arange(1.0, 8.0).to(weight.dtype)
+        bias = p["bias"].expand(7)
+        return sslkern.linear_cross_entropy(
+            z["z_a"], weight * p["factor"], more["target"], bias=bias, **given, **sharing
+        )
+
+    parameters = {"factor": 0.7, "bias": 0.1}
+    return Case(
+        f"linear_cross_entropy, {about}", loss, ("z_a",), more, parameters, ("gather",), rate=0.01
+    )
+
+
+def _classes(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    target = torch.randint(7, (n,), generator=g)
+    return {"target": target.masked_fill(torch.arange(n) % 3 == 1, -100)}
+
+
+def _ignored(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    return {"target": torch.full((n,), -100)}
+
+
+def _class_probabilities(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    return {"target": torch.randn(n, 7, generator=g, dtype=torch.float64).softmax(1)}
+
+
+def _teacher(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    return {"teacher": torch.randn(n, 4, generator=g, dtype=torch.float64)}
+
+
+def _soft(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+    center = torch.linspace(-0.1, 0.1, 4, dtype=z["z_a"].dtype)
+    return sslkern.soft_cross_entropy(
+        z["z_a"],
+        more["teacher"],
+        student_temperature=p["temperature"],
+        teacher_temperature=0.5,
+        center=center,
+        weight=more["weight"],
+        **sharing,
+    )
+
+
+def _ressl(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+    rows = (z["z_a"], more["teacher"], _bank(4, z["z_a"]))
+    return sslkern.ressl_loss(*rows, student_temperature=p["temperature"], **sharing)
+
+
+def _samples(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    return {
+        "positive": torch.randint(9, (n,), generator=g),
+        "negative": torch.randint(9, (n, 3), generator=g),
+    }
+
+
+def _sampled(name: str, about: str, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        table = _bank(4, z["z_a"], 9) * p["factor"]
+        function = getattr(sslkern, name)
+        return function(z["z_a"], table, **dict(more), **options, **sharing)
+
+    return Case(
+        f"{name}, {about}", loss, ("z_a",), _samples, {"factor": 0.5}, ("gather",), rate=0.01
+    )
+
+
+ROWS = (
+    _linear("ignored rows", _classes),
+    _linear("all ignored", _ignored),
+    _linear("class weights", _classes, class_weight=True, label_smoothing=0.1),
+    _linear("probabilities, softcap", _class_probabilities, softcap=5.0),
+    _linear("sum", _classes, reduction="sum"),
+    Case(
+        "soft_cross_entropy",
+        _soft,
+        ("z_a",),
+        lambda n, g: _teacher(n, g) | _weights(n, g),
+        {"temperature": 0.8},
+        ("gather",),
+    ),
+    Case("ressl", _ressl, ("z_a",), _teacher, {"temperature": 0.5}, ("gather",)),
+    _sampled("negative_sampling_loss", "mean"),
+    _sampled("sampled_nce_loss", "estimated", temperature=0.5),
+    _sampled("sampled_nce_loss", "sum, eps", log_normalizer=1.0, eps=1e-3, reduction="sum"),
+)
+
+
+def _two_views(name: str, **options: Any) -> Case:
+    def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+        return getattr(sslkern, name)([z["z_a"], z["z_b"]], **options, **sharing)
+
+    return Case(", ".join([name, *options]), loss, strategies=("gather",), rate=0.01)
+
+
+def _wmse(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+    """Few columns: a sub-batch has twice as many rows. Ranks draw the same partitions."""
+    g = torch.Generator().manual_seed(5)
+    return sslkern.wmse_loss(z["z_a"], z["z_b"], generator=g, **sharing)
+
+
+def _tico(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
+    matrix = _bank(4, z["z_a"], 4).square()
+    return sslkern.tico_loss(z["z_a"], z["z_b"], matrix, differentiate_covariance=True, **sharing)
+
+
+WHOLE = (
+    Case("wmse", _wmse, strategies=("gather",), dim=2),
+    Case("tico", _tico, strategies=("gather",)),
+    _two_views("mmcr_loss", lmda=0.1),
+    _two_views("frossl_loss", invariance_weight=0.3),
+    Case(
+        "koleo",
+        lambda z, more, p, **s: sslkern.koleo_loss(z["z_a"], **s),
+        ("z_a",),
+        strategies=("gather",),
+        rate=0.01,
+    ),
+)
+
 MODULES = (
     Case(
         "NTXentLoss",
@@ -239,4 +449,15 @@ MODULES = (
     ),
 )
 
-CASES = MODULES + NTXENT + INFO_NCE + DCL + SIGLIP + SWAV
+CASES = (
+    *MODULES,
+    *NTXENT,
+    *INFO_NCE,
+    *DCL,
+    *SIGLIP,
+    *SWAV,
+    *SUPCON,
+    *DECORRELATION,
+    *ROWS,
+    *WHOLE,
+)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from cases import CASES, Case
 from ranks import MOST, RankError, Ranks
 from torch import Tensor
 
@@ -59,6 +60,20 @@ def test_ranks_that_disagree_all_raise(ranks: Ranks, other: dict[str, Any], mess
     for text in ranks.errors(3, _call, other).values():
         assert text.startswith(("ValueError: sslkern::", "TypeError: sslkern::"))
         assert re.search(message, text.partition("\n")[0])
+
+
+def _case_of_rank(group: Any, number: int) -> None:
+    """A loss with float32 on the second rank, and float64 on the others."""
+    case, other = CASES[number], dist.get_rank(group) == 1
+    dtype = torch.float32 if other else torch.float64
+    sharing = {"gather_distributed": True, "process_group": group}
+    case.value(case.inputs(4, dtype), case.learnt(dtype), **sharing)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_ranks_of_other_dtypes_all_raise(ranks: Ranks, case: Case) -> None:
+    for text in ranks.errors(2, _case_of_rank, CASES.index(case)).values():
+        assert re.match(r"ValueError: sslkern::\w+: expected the dtype of .* on all ranks", text)
 
 
 def test_ranks_go_on_after_an_error(ranks: Ranks) -> None:

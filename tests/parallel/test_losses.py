@@ -15,25 +15,27 @@ from torch import Tensor
 
 import sslkern
 
-# How many rows each rank has: even, uneven, none.
-SPLITS = ([6], [3, 3], [5, 1], [0, 6], [2, 2, 2], [3, 0, 4], [2, 3, 1, 2], [4, 0, 0, 3])
+# How many rows each rank has: even, uneven, none. Float32 differs in its rounding alone.
+SPLITS = {
+    torch.float64: ([6], [3, 3], [5, 1], [0, 6], [2, 2, 2], [3, 0, 4], [2, 3, 1, 2], [4, 0, 0, 3]),
+    torch.float32: ([5, 1], [3, 0, 4], [2, 3, 1, 2]),
+}
 STEPS = 3
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-10}
-DTYPES = list(TOLERANCE)
 
 
 def every_case() -> list[Any]:
     return [
-        pytest.param(case, strategy, split, id=f"{case}-{strategy}-{split}")
+        pytest.param(case, strategy, split, dtype, id=f"{case}-{strategy}-{split}-{dtype}")
+        for dtype, splits in SPLITS.items()
         for case in CASES
         for strategy in case.strategies
-        for split in SPLITS
+        for split in splits
         if case.single or 1 not in split
     ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("case", "strategy", "split"), every_case())
+@pytest.mark.parametrize(("case", "strategy", "split", "dtype"), every_case())
 def test_steps_are_those_of_one_process(
     ranks: Ranks, case: Case, strategy: str, split: list[int], dtype: torch.dtype
 ) -> None:

@@ -1,0 +1,52 @@
+"""Losses whose rows need nothing of other ranks: only their mean, or their sum, is of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from sslkern.ops._common import accumulate_dtype
+from sslkern.parallel.gradients import reduce_over_ranks
+from sslkern.parallel.processes import Processes, Sharing, meet
+from sslkern.reference._common import reduce_loss
+
+
+def rows_of_ranks(
+    op: str,
+    sharing: Sharing,
+    shards: dict[str, Tensor],
+    options: Mapping[str, object],
+    compute: Callable[[], Tensor],
+    *,
+    one_shape: bool = True,
+) -> tuple[Tensor, Processes | None]:
+    """What ``compute`` makes of this rank's rows, and the ranks: see `meet`.
+
+    It is called before the ranks meet, so that what it raises on one rank all of them do.
+    """
+    found: list[Tensor] = []
+
+    def compute_here() -> None:
+        found.append(compute())
+
+    processes = meet(op, sharing, shards, options, compute_here, one_shape=one_shape)
+    return found[0], processes
+
+
+def reduce_rows(
+    processes: Processes | None, rows: Tensor, weight: Tensor | None, reduction: str
+) -> Tensor:
+    """The mean or sum of this process's rows or, where there are several, of all ranks' rows."""
+    if processes is None:
+        return reduce_loss(rows, weight, reduction)
+    return reduce_over_ranks(processes, rows, weight, reduction)
+
+
+def no_rows(x: Tensor, *others: Tensor | None) -> Tensor:
+    """Losses of no rows, which give a zero gradient to all that those of others depend on."""
+    empty = x.sum(1)
+    for other in others:
+        if other is not None and other.is_floating_point():
+            empty = empty + 0 * other.sum()
+    return empty.to(accumulate_dtype(x))
