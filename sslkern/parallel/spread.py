@@ -58,7 +58,8 @@ class SpreadRows:
 
     Args:
         modules: Map rows to as many rows, each by itself but for batch norms: tensors, lists,
-            tuples or dictionaries of them. None of them is within another one.
+            tuples or dictionaries of them. None of them is within another one. Batch norms must not
+            run again in the backward pass, as activation checkpointing has them.
         process_group: The ranks; all if not given.
 
     Raises:

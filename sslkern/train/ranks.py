@@ -105,7 +105,7 @@ class Ranks:
 
 def large_modules(method: Method) -> list[nn.Module]:
     """Those of ``SPREAD`` that the method has, and the copies of its encoder in teachers."""
-    own = [getattr(method, name) for name in SPREAD if hasattr(method, name)]
+    own = [m for name in SPREAD if isinstance(m := getattr(method, name, None), nn.Module)]
     copies = [m for m in method.modules() if _is_copy(m, method.encoder)]
     return list(dict.fromkeys([*own, *copies]))
 

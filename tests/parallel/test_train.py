@@ -286,6 +286,9 @@ def assert_close(found: Any, expected: Any) -> None:
 SIMCLR = ("--method", "simclr", "--data", "digits", "--dtype", "float64", "--epochs", "1")
 CLIP = ("--method", "clip", "--dtype", "float64", "--epochs", "1000", "--checkpoint-every", "1")
 
+WAIT = 240
+"""Seconds for what takes ten on an idle machine."""
+
 
 def start(processes: int, *words: str | Path) -> subprocess.Popen[str]:
     """``sslkern train`` in processes of its own, with all output in one."""
@@ -302,7 +305,7 @@ def start(processes: int, *words: str | Path) -> subprocess.Popen[str]:
 def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and output."""
     try:
-        out, _ = process.communicate(timeout=240)
+        out, _ = process.communicate(timeout=WAIT)
     finally:
         process.kill()
     return process.returncode, out
@@ -334,7 +337,8 @@ def test_command_on_two_processes_equals_one(tmp_path: Path) -> None:
 def test_interrupted_run_of_two_processes_goes_on_in_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     process = start(2, *CLIP, "--out", two)
-    while len(lines(two)) < 20 and process.poll() is None:  # an epoch has 14 steps
+    latest = time.monotonic() + WAIT
+    while len(lines(two)) < 20 and time.monotonic() < latest:  # an epoch has 14 steps
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     code, out = finished(process)
