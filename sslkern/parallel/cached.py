@@ -66,13 +66,14 @@ def cached_step(
     Over several ranks each passes its own rows, and the loss is called once on each, for example
     with ``gather_distributed=True``. Encoders may be, or hold, ``DistributedDataParallel`` and
     modules of ``torch.distributed.fsdp.fully_shard``; their gradients are averaged in the last
-    backward pass alone. Gradients of other parameters, such as a temperature, are those of this
-    rank: the loss may be a module within ``DistributedDataParallel``, too. A rank without rows
-    calls its encoders with none, and keeps the buffers. Where encoders are wrapped, the ranks check
-    their arguments in a small exchange, for which the host waits on GPUs; with ``fully_shard`` and
-    ``torch.nn.SyncBatchNorm``, whose forward passes are collective, all ranks have as many
-    micro-batches, without rows where there are not enough. With ``fully_shard`` the whole gradients
-    of a rank are in memory until they are averaged.
+    backward pass alone. One ``DistributedDataParallel`` of which each input uses other parameters
+    wants ``find_unused_parameters=True``. Gradients of other parameters, such as a temperature, are
+    those of this rank: the loss may be a module within ``DistributedDataParallel``, too. A rank
+    without rows calls its encoders with none, and keeps the buffers. Where encoders are wrapped,
+    the ranks check their arguments in a small exchange, for which the host waits on GPUs; with
+    ``fully_shard`` and ``torch.nn.SyncBatchNorm``, whose forward passes are collective, all ranks
+    have as many micro-batches, without rows where there are not enough. With ``fully_shard`` the
+    whole gradients of a rank are in memory until they are averaged.
 
     Args:
         encoders: Maps an input to its embeddings (rows, ...), of any dtype. One for each input, or
@@ -98,8 +99,9 @@ def cached_step(
         TypeError: If an argument, or what an encoder or the loss returns, is of a wrong type.
         ValueError: If there is not an encoder for each input, an input has no tensor, tensors of
             different numbers of rows or one that requires grad, a micro-batch size is not positive,
-            an encoder returns another number of rows, the loss more than one element, or gradients
-            are disabled. Where encoders are wrapped all ranks raise what one refuses.
+            an encoder returns another number of rows, the loss more than one element, gradients
+            are disabled, or an encoder is of ``FullyShardedDataParallel`` or has a static graph.
+            Where encoders are wrapped, all ranks raise what one refuses.
 
         What encoders and the loss raise is raised as it is. Random state and buffers are then those
         from before the call; a part of the gradients may have been added.

@@ -11,7 +11,7 @@ from torch import nn
 
 from sslkern.ops._common import refuse
 from sslkern.parallel.nested import tensors_within
-from sslkern.parallel.wrappers import is_fsdp1
+from sslkern.parallel.wrappers import has_static_graph, is_fsdp1
 
 OP = "cached_step"
 """What errors call it."""
@@ -91,9 +91,13 @@ def _check_encoders(encoders: Any, inputs: Sequence[Any]) -> None:
     for encoder in encoders if several else [encoders]:
         if not callable(encoder):
             refuse_type("encoders", "be callable, or a list or tuple of callables", encoder)
-    if any(is_fsdp1(m) for m in all_within(modules_within(encoders))):
-        wanted = "wrapped by DistributedDataParallel or torch.distributed.fsdp.fully_shard"
-        refuse(OP, "encoders", wanted, "FullyShardedDataParallel")
+    for module in all_within(modules_within(encoders)):
+        if is_fsdp1(module):
+            wanted = "wrapped by DistributedDataParallel or torch.distributed.fsdp.fully_shard"
+            refuse(OP, "encoders", wanted, "FullyShardedDataParallel")
+        if has_static_graph(module):
+            wanted = "wrapped by DistributedDataParallel without static_graph=True"
+            refuse(OP, "encoders", wanted, "one with it")
 
 
 def _check_sizes(micro_batch_size: Any, inputs: Sequence[Any]) -> None:

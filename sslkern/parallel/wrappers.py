@@ -54,6 +54,11 @@ def pending_broadcasts(wrappers: Iterable[nn.Module]) -> list[DistributedDataPar
     return [w for w in ddp if w.require_forward_param_sync]
 
 
+def has_static_graph(module: nn.Module) -> bool:
+    """Whether torch refuses that its first backward passes leave the gradients alone."""
+    return isinstance(module, DistributedDataParallel) and module.static_graph
+
+
 def is_fsdp1(module: nn.Module) -> bool:
     """Whether it is of the older class of FSDP."""
     fsdp = sys.modules.get("torch.distributed.fsdp")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ranks import Ranks
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -643,21 +643,41 @@ class Towers(nn.Module):
         return self.texts(value) if isinstance(value, dict) else self.images(value)
 
 
-def steps_of_towers(group: dist.ProcessGroup, split: list[int]) -> Any:
-    towers = Towers()
-    model = wrap(towers, "DistributedDataParallel", group, find_unused_parameters=True)
+def steps_of_towers(group: dist.ProcessGroup, split: list[int], how: str) -> Any:
+    sharing = {"gather_distributed": True, "process_group": group}
     x, t = (own_rows(group, split, value) for value in (draw(sum(split), 5), tokens(sum(split))))
+    towers = Towers()
+    if how == "fully_shard":
+        del towers.clip  # it is gathered within the towers' forward passes alone
+        towers = wrap(towers, how, group)
+        clip = wrap(Clip(**sharing), "DistributedDataParallel", group)
+        return optimized(lambda: cached_step(towers, (x, t), clip, 2), [towers, clip])
 
     def loss(a: Tensor, b: Tensor) -> Tensor:
-        scale = towers.clip.scale.exp()
-        return sslkern.clip_loss(a, b, scale, gather_distributed=True, process_group=group)
+        return sslkern.clip_loss(a, b, towers.clip.scale.exp(), **sharing)
 
+    model = wrap(towers, how, group, find_unused_parameters=True)
     return optimized(lambda: cached_step(model, (x, t), loss, 2), [towers])
 
 
+@pytest.mark.parametrize("how", ["DistributedDataParallel", "fully_shard"])
 @pytest.mark.parametrize("split", [[3, 3], [5, 1], [5, 0, 3]], ids=str)
-def test_one_wrapper_may_hold_all(ranks: Ranks, split: list[int]) -> None:
-    assert_like_one(ranks.run(len(split), steps_of_towers, split), sum(split))
+def test_one_wrapper_may_hold_all_encoders(ranks: Ranks, split: list[int], how: str) -> None:
+    assert_like_one(ranks.run(len(split), steps_of_towers, split, how), sum(split))
+
+
+def steps_on_mesh(group: dist.ProcessGroup, split: list[int]) -> Any:
+    """Shards on two ranks, copies of them on two others."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
+    towers = [fully_shard(module, mesh=mesh) for module in (network(), Texts())]
+    x, t = (own_rows(group, split, value) for value in (draw(sum(split), 5), tokens(sum(split))))
+    clip = Clip(gather_distributed=True, process_group=group)
+    clip = wrap(clip, "DistributedDataParallel", group)
+    return optimized(lambda: cached_step(towers, (x, t), clip, 2), [*towers, clip])
+
+
+def test_meshes_may_have_two_dimensions(ranks: Ranks) -> None:
+    assert_like_one(ranks.run(4, steps_on_mesh, [5, 1, 0, 3]), 9)
 
 
 def reductions(group: dist.ProcessGroup, split: list[int], sync: list[bool]) -> Any:
@@ -785,6 +805,16 @@ def with_older_class(group: dist.ProcessGroup) -> None:
         network(), process_group=group, device_id=torch.device("cpu")
     )
     cached_step(encoder, (X, X), ntxent, 2)
+
+
+def with_static_graph(group: dist.ProcessGroup) -> None:
+    encoder = wrap(network(), "DistributedDataParallel", group, static_graph=True)
+    cached_step(encoder, (X, X), ntxent, 2)
+
+
+def test_static_graphs_are_refused(ranks: Ranks) -> None:
+    for error in ranks.errors(2, with_static_graph).values():
+        assert "expected encoders to be wrapped by DistributedDataParallel without" in error
 
 
 def test_the_older_class_is_refused(ranks: Ranks) -> None:
