@@ -24,6 +24,7 @@ from sslkern.ops._common import (
 from sslkern.ops._pairs import dot
 from sslkern.parallel.info_nce import (
     Columns,
+    Options,
     check_lengths,
     rows_with_own_keys,
     rows_with_targets,
@@ -96,7 +97,7 @@ def info_nce_loss(
             see `sslkern.parallel` for what that means for results and gradients.
         process_group: The ranks; by default all.
         strategy: ``"gather"``: every rank holds all keys while it computes; ``"ring"``: its own
-            and two other ranks'; not with a ``target``.
+            and two other ranks'.
         check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
@@ -407,21 +408,19 @@ def _against_columns(
     definition: str = "info_nce_loss",
 ) -> Tensor:
     """Losses of the rows against this rank's columns or, with ``processes``, those of all."""
-    options: Any = {
-        "normalize": normalize,
-        "symmetric": symmetric,
-        "label_smoothing": label_smoothing,
-    }
-
-    def softmax_rows(c: Columns) -> Tensor:
-        aim = _diagonal(query, c.rows) if target is None else target
-        return _softmax_rows(query, c.rows, aim, c.scale, c.bias, ids, c.ids, **options)
-
     if processes is None:
-        return softmax_rows(columns)
+        c = columns
+        aim = _diagonal(query, c.rows) if target is None else target
+        return _softmax_rows(
+            *(query, c.rows, aim, c.scale, c.bias, ids, c.ids),
+            normalize=normalize,
+            symmetric=symmetric,
+            label_smoothing=label_smoothing,
+        )
+    options = Options(definition, normalize, symmetric, label_smoothing)
     if target is not None:
-        return rows_with_targets(processes, query, columns, softmax_rows)
-    return rows_with_own_keys(processes, definition, query, columns, ids, **options)
+        return rows_with_targets(processes, options, query, columns, target, ids)
+    return rows_with_own_keys(processes, options, query, columns, ids)
 
 
 def _only_query_needs_grad(query: Tensor, key: Tensor, scale: Tensor, bias: Tensor | None) -> bool:

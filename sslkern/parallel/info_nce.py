@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,9 +10,8 @@ from torch import Tensor
 
 from sslkern.ops._common import accumulate_dtype, refuse
 from sslkern.ops._pairs import dot
-from sslkern.parallel.gradients import gather_rows
 from sslkern.parallel.processes import Processes, promoted
-from sslkern.parallel.rows import no_rows
+from sslkern.parallel.route import Route
 from sslkern.parallel.softmax import Contrast, LogSumExps, log_sum_exp, over_negatives
 
 
@@ -35,31 +34,6 @@ class Columns(NamedTuple):
         keys, bank = zip(rows, scale, *rest, strict=True)
         return Columns(*keys), Columns(*bank)
 
-    def gathered(self, processes: Processes) -> Columns:
-        """Those of all ranks."""
-
-        def of_all(x: Tensor | None) -> Tensor | None:
-            return None if x is None else gather_rows(processes, "key", x)
-
-        scale = self.scale if self.scale.numel() == 1 else of_all(self.scale)
-        return Columns(of_all(self.rows), scale, of_all(self.bias), of_all(self.ids))  # type: ignore
-
-    def followed_by(self, other: Columns | None) -> Columns:
-        """Both."""
-        if other is None:
-            return self
-        one = self.scale.numel() == 1
-        return Columns(
-            torch.cat([self.rows, other.rows]),
-            self.scale if one else torch.cat([self.scale, other.scale]),
-            _joined(self.bias, other.bias),
-            _joined(self.ids, other.ids),
-        )
-
-
-def _joined(x: Tensor | None, y: Tensor | None) -> Tensor | None:
-    return None if x is None or y is None else torch.cat([x, y])
-
 
 def check_lengths(
     op: str, count: int, of_columns: Mapping[str, object], rows: int, of_rows: Mapping[str, object]
@@ -79,66 +53,131 @@ def check_lengths(
                 refuse(op, name, f"of shape {shape}", f"shape {tuple(x.shape)}")
 
 
-def rows_with_targets(
-    processes: Processes,
-    query: Tensor,
-    columns: Columns,
-    softmax_rows: Callable[[Columns], Tensor],
-) -> Tensor:
-    """Losses where the positive of a row is any column of all ranks: all columns are gathered."""
-    if processes.strategy == "ring":
-        refuse(processes.op, "strategy", "'gather' with a target", "'ring'")
-    keys, bank = columns.split(processes.rows["key"][processes.rank])
-    every = keys.gathered(processes).followed_by(bank)
-    # A rank without rows waits, too, for the gradient of what was gathered.
-    return softmax_rows(every) if len(query) > 0 else no_rows(query, *every)
+class Options(NamedTuple):
+    """What the losses of a batch have in common."""
+
+    definition: str
+    normalize: bool
+    symmetric: bool
+    label_smoothing: float
 
 
 def rows_with_own_keys(
+    processes: Processes, options: Options, query: Tensor, columns: Columns, ids: Tensor | None
+) -> Tensor:
+    """Losses where the positive of a row is the key of its own, on its own rank."""
+    query, rows = promoted(query, columns.rows)
+    keys, bank = columns._replace(rows=rows).split(len(query))
+    if ids is None or keys.ids is None:
+        own = processes.indices("query", query.device)
+        every, positives = keys._replace(ids=own), keys._replace(ids=None)
+        return _rows(processes, options, query, every, positives, bank, own, ids)
+    return _rows(processes, options, query, keys, keys, bank, ids, ids)
+
+
+def rows_with_targets(
     processes: Processes,
-    definition: str,
+    options: Options,
     query: Tensor,
     columns: Columns,
+    target: Tensor,
     ids: Tensor | None,
-    *,
-    normalize: bool,
-    symmetric: bool,
-    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Losses where the positive of a row is the key of its own, on its own rank.
-
-    It is left out of the log-sum-exp unless its id says otherwise, and joins it at the end: exact
-    where it dominates.
-    """
-    given = ids
+    """Losses where the positive of a row is any column of all ranks, which comes to the row."""
     query, rows = promoted(query, columns.rows)
-    columns = columns._replace(rows=rows)
-    keys, bank = columns.split(len(query))
-    positive = _positive(query, keys, normalize)
+    keys, bank = columns._replace(rows=rows).split(processes.rows["key"][processes.rank])
+    total = processes.total("key")
+    check_targets(processes, target, total + (0 if bank is None else len(bank.rows)))
     if ids is None or keys.ids is None:
-        ids = processes.indices("query", query.device)
-        keys, joined = keys._replace(ids=ids), torch.zeros_like(ids, dtype=torch.bool)
-    else:
-        joined = ids != keys.ids
+        # Each column is of its own identity, and each row of that of its target.
+        ids, keys = target, keys._replace(ids=processes.indices("key", query.device))
+        if bank is not None:
+            own = torch.arange(total, total + len(bank.rows), device=query.device)
+            bank = bank._replace(ids=own)
+    positive = _targeted(processes, keys, bank, target, total)
+    return _rows(processes, options, query, keys, positive, bank, ids, ids)
+
+
+def check_targets(processes: Processes, target: Tensor, columns: int) -> None:
+    """Reject a target out of range, on all ranks."""
+    ends = target.new_zeros(2)
+    if len(target) > 0:
+        low, high = target.aminmax()
+        ends = torch.stack([-low, high])
+    low, high = processes.all_reduce(ends, largest=True).tolist()
+    for value in (-low, high):
+        if not 0 <= value < columns:
+            wanted = f"of values in [0, {columns}), the columns of all ranks"
+            refuse(processes.op, "target", wanted, value)
+
+
+def _targeted(
+    processes: Processes, keys: Columns, bank: Columns | None, target: Tensor, total: int
+) -> Columns:
+    """The column of each target, of any rank's keys or of the bank."""
+    in_bank = target >= total
+    # A row whose target is in the bank asks for the first key, which it does not look at.
+    route = Route(processes, "key", target.masked_fill(in_bank, 0))
+    place = (target - total).clamp(min=0)
+
+    def of(key: Tensor | None, other: Tensor | None) -> Tensor | None:
+        if key is None:
+            return None
+        found = route.take(key)
+        if other is None:
+            return found
+        return torch.where(in_bank[:, None] if key.dim() == 2 else in_bank, other[place], found)
+
+    rows, scale, bias, ids = (None,) * 4 if bank is None else bank
+    return Columns(
+        of(keys.rows, rows),  # type: ignore[arg-type]
+        keys.scale if keys.scale.numel() == 1 else of(keys.scale, scale),  # type: ignore[arg-type]
+        of(keys.bias, bias),
+        of(keys.ids, ids),
+    )
+
+
+def _rows(
+    processes: Processes,
+    options: Options,
+    query: Tensor,
+    keys: Columns,
+    positives: Columns,
+    bank: Columns | None,
+    ids: Tensor,
+    ids_of_bank: Tensor | None,
+) -> Tensor:
+    """Losses of rows with the given positives, against the keys of all ranks and the bank.
+
+    A positive is left out of the log-sum-exp unless its id says otherwise, and joins it at the end:
+    exact where it dominates.
+    """
+    symmetric, smoothing = options.symmetric, options.label_smoothing
+    positive = _positive(query, positives, options.normalize)
+    joined = torch.zeros_like(ids, dtype=torch.bool)
+    if positives.ids is not None:
+        joined = ids != positives.ids
 
     def directions(e: float) -> LogSumExps:
-        how = Contrast(processes, definition, "key", normalize, symmetric, label_smoothing=e)
+        how = Contrast(
+            *(processes, options.definition, "key", options.normalize, symmetric), label_smoothing=e
+        )
         return log_sum_exp(how, query, keys.rows, keys.scale, keys.bias, ids, keys.ids)
 
     found = directions(0.0)
-    smoothed = directions(1.0) if label_smoothing > 0 else found
+    smoothed = directions(1.0) if smoothing > 0 else found
     losses = []
     for (lse, count), (less_mean, _) in list(zip(found, smoothed, strict=True))[: 1 + symmetric]:
         logits = torch.where(count > 0, count * (lse - less_mean), 0.0)
         if bank is not None and len(query) > 0:
-            other = _of_bank(query, bank, given, normalize, label_smoothing)
+            other = _of_bank(query, bank, ids_of_bank, options.normalize, smoothing)
             lse = torch.logaddexp(lse, other[0])
             logits, count = logits + other[1], count + other[2]
         loss = torch.where(joined, lse - positive, over_negatives(lse, positive))
-        if label_smoothing > 0:
+        if smoothing > 0:
             more = (~joined).to(count.dtype)
             mean = (logits + more * positive) / (count + more)
-            loss = loss + label_smoothing * (positive - mean)
+            loss = loss + smoothing * (positive - mean)
         losses.append(loss)
     total = losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
     return total.to(accumulate_dtype(query))

@@ -89,7 +89,7 @@ class Processes:
 
         ``parts`` holds what this rank has for the rows of each, of which ``counts`` says how many.
         """
-        given = torch.cat(list(parts))
+        given = torch.cat(list(parts)).contiguous()  # gloo reads memory as it lies
         own = counts[self.rank]
         to = given.new_empty((self.size * own, *given.shape[1:]))
         self.run(

@@ -112,34 +112,27 @@ def _info_nce(about: str, **options: Any) -> Case:
     """With tensors of the case, parameters and a bank by the names of the options they are."""
 
     def loss(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
-        given = {k: v for k, v in options.items() if k not in ("more", "bank", "rate")}
+        given = {k: v for k, v in options.items() if k not in ("more", "bank", "own")}
         if "bank" in options:
             given["negatives"] = _bank(4, z["z_a"])
         taken = {"temperature": 0.3} | dict(more) | dict(p) | given
         return sslkern.info_nce_loss(z["z_a"], z["z_b"], **taken, **sharing)
 
     more = options.get("more", lambda n, g: {})
-    parameters = {} if more is _of_columns else {"temperature": 0.5}
+    own = more is _of_columns or options.get("own", False)
+    parameters = {} if own else {"temperature": 0.5}
     # One temperature for one column and one for all look the same: ranks say that they disagree.
-    single = more is not _of_columns
+    single = not own
     return Case(f"info_nce, {about}", loss, more=more, parameters=parameters, single=single)
 
 
-def _with_targets(z: Tensors, more: Tensors, p: Tensors, **sharing: Any) -> Tensor:
-    return sslkern.info_nce_loss(
-        z["z_a"],
-        z["z_b"],
-        _bank(4, z["z_a"]),
-        in_batch=True,
-        target=more["target"],
-        temperature=p["temperature"],
-        label_smoothing=0.1,
-        **sharing,
-    )
+def _targets(of_bank: int) -> Any:
+    """Any columns: keys, or rows of a bank that follow them."""
+    return lambda n, g: {"target": torch.randint(n + of_bank, (n,), generator=g)}
 
 
-def _targets(n: int, g: torch.Generator) -> dict[str, Tensor]:
-    return {"target": torch.randint(n, (n,), generator=g)}
+def _targets_and_ids(n: int, g: torch.Generator) -> dict[str, Tensor]:
+    return _targets(0)(n, g) | _ids(n, g)
 
 
 INFO_NCE = (
@@ -154,12 +147,11 @@ INFO_NCE = (
     _info_nce("bank, smoothing", bank=True, label_smoothing=0.2),
     _info_nce("batch and bank", bank=True, in_batch=True),
     _info_nce("batch and bank, smoothing", bank=True, in_batch=True, label_smoothing=0.2),
-    Case(
-        "info_nce, targets",
-        _with_targets,
-        more=_targets,
-        parameters={"temperature": 0.4},
-        strategies=("gather",),
+    _info_nce("targets", more=_targets(0)),
+    _info_nce("targets, ids", more=_targets_and_ids, label_smoothing=0.1),
+    _info_nce("targets in a bank", more=_targets(5), bank=True, in_batch=True, label_smoothing=0.1),
+    _info_nce(
+        "targets, of columns", more=lambda n, g: _targets(0)(n, g) | _of_columns(n, g), own=True
     ),
     Case(
         "clip",

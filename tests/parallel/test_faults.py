@@ -177,6 +177,21 @@ def test_second_derivatives_are_refused(ranks: Ranks) -> None:
         assert text.startswith("NotImplementedError: sslkern::ntxent: expected the gradient not")
 
 
+def _target_out_of_range(group: Any, strategy: str) -> None:
+    """Two keys on each of two ranks: the second rank wants a fifth."""
+    target = torch.tensor([0, 4 * dist.get_rank(group)])
+    z = torch.eye(2, 4)
+    sslkern.info_nce_loss(
+        z, z, target=target, gather_distributed=True, process_group=group, strategy=strategy
+    )
+
+
+@pytest.mark.parametrize("strategy", ["gather", "ring"])
+def test_targets_are_columns_of_all_ranks(ranks: Ranks, strategy: str) -> None:
+    for text in ranks.errors(2, _target_out_of_range, strategy).values():
+        assert "target to be of values in [0, 4), the columns of all ranks, got 4" in text
+
+
 def _lonely(group: Any) -> None:
     z = torch.ones(int(dist.get_rank(group) == 0), 4)
     sslkern.dcl_loss(z, z, gather_distributed=True, process_group=group)
