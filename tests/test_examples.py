@@ -35,4 +35,4 @@ def test_script_runs(script: str) -> None:
 
 def test_the_common_methods_have_a_script() -> None:
     common = {"simclr", "moco", "swav", "byol", "barlow_twins", "dino", "clip", "mlm"}
-    assert common | {"lightning_moco"} == set(SCRIPTS)
+    assert common | {"lightning_moco", "large_batch_clip"} == set(SCRIPTS)
