@@ -1,1 +1,1 @@
-"""The command line: ``python -m sslkern {info,bench,verify,train,model}``."""
+"""The command line: ``python -m sslkern {info,bench,scaling,verify,train,model}``."""

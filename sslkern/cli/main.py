@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from sslkern.cli.errors import UserError
 
 PROGRAM = "sslkern"
-COMMANDS = ("info", "bench", "verify", "train", "model")
+COMMANDS = ("info", "bench", "scaling", "verify", "train", "model")
 
 
 class _Parser(argparse.ArgumentParser):
