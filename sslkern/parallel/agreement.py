@@ -56,11 +56,12 @@ def _same(shards: dict[str, Tensor], options: dict[str, object]) -> dict[str, st
 
 
 def _described(value: object) -> str:
-    """Of tensors, whose values may be on a device, what can be known without waiting."""
+    """Of tensors the value of one element, and no other values: they would have to be read."""
     if isinstance(value, Tensor):
-        size = "one element" if value.numel() == 1 else "an element for each row or column"
+        one = value.numel() == 1
+        what = f"of {value.item()!r}" if one else "with an element for each row or column"
         grad = ", requires grad" if _needs_grad(value) else ""
-        return f"a tensor with {size}, {value.dtype}{grad}"
+        return f"a tensor {what}, {value.dtype}{grad}"
     return repr(value)
 
 

@@ -44,6 +44,10 @@ def _call(group: Any, other: dict[str, Any]) -> Tensor:
         ({"dim": 5}, r"shape of a row of z_a to be the same .* got \(4,\) on rank 0 and \(5,\) on"),
         ({"dtype": torch.float64}, "dtype of z_a .* got torch.float32 on rank 0 and torch.float64"),
         ({"temperature": 0.2}, "temperature to be the same on all ranks, got 0.5 .* 0.2 on rank 1"),
+        (
+            {"temperature": torch.tensor(0.2)},
+            r"temperature to be the same on all ranks, got 0.5 on rank 0 and a tensor of 0\.2",
+        ),
         ({"normalize": False}, "normalize to be the same on all ranks, got True .* False on rank"),
         ({"reduction": "sum"}, "reduction to be the same on all ranks, got 'mean' .* 'sum' on"),
         ({"strategy": "ring"}, "strategy to be the same on all ranks, got 'gather' .* 'ring' on"),
@@ -60,6 +64,21 @@ def test_ranks_that_disagree_all_raise(ranks: Ranks, other: dict[str, Any], mess
     for text in ranks.errors(3, _call, other).values():
         assert text.startswith(("ValueError: sslkern::", "TypeError: sslkern::"))
         assert re.search(message, text.partition("\n")[0])
+
+
+def _learnt_temperature(group: Any, values: list[float]) -> Tensor:
+    z_a, z_b = _views()
+    temperature = torch.tensor(values[dist.get_rank(group)], requires_grad=True)
+    return sslkern.ntxent_loss(
+        z_a, z_b, temperature, gather_distributed=True, process_group=group
+    ).detach()
+
+
+def test_learnt_numbers_are_the_same_on_all_ranks(ranks: Ranks) -> None:
+    first, second = ranks.run(2, _learnt_temperature, [0.25, 0.25])
+    assert torch.equal(first, second)
+    for text in ranks.errors(2, _learnt_temperature, [0.25, 0.5]).values():
+        assert "got a tensor of 0.25, torch.float32, requires grad on rank 0 and a tensor" in text
 
 
 def _case_of_rank(group: Any, number: int) -> None:
