@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslkern.ops._common import accumulate_dtype, refuse
-from sslkern.ops._pairs import dot
+from sslkern.parallel.pairs import dot_of_pairs
 from sslkern.parallel.processes import Processes, promoted
 from sslkern.parallel.route import Route
 from sslkern.parallel.softmax import Contrast, LogSumExps, log_sum_exp, over_negatives
@@ -153,7 +153,7 @@ def _rows(
     exact where it dominates.
     """
     symmetric, smoothing = options.symmetric, options.label_smoothing
-    positive = _positive(query, positives, options.normalize)
+    positive = _positive(processes, options, query, positives)
     joined = torch.zeros_like(ids, dtype=torch.bool)
     if positives.ids is not None:
         joined = ids != positives.ids
@@ -183,9 +183,11 @@ def _rows(
     return total.to(accumulate_dtype(query))
 
 
-def _positive(query: Tensor, keys: Columns, normalize: bool) -> Tensor:
+def _positive(processes: Processes, options: Options, query: Tensor, keys: Columns) -> Tensor:
     scale = keys.scale.double()
-    logits = dot(query, keys.rows, normalize) * (scale if scale.numel() != 1 else scale.reshape(()))
+    scale = scale if scale.numel() != 1 else scale.reshape(())
+    names = processes.op, options.definition
+    logits = dot_of_pairs(*names, query, keys.rows, options.normalize) * scale
     return logits if keys.bias is None else logits + keys.bias.double()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sslkern.ops._common import accumulate_dtype, check_positive
-from sslkern.ops._pairs import dot
+from sslkern.parallel.pairs import dot_of_pairs
 from sslkern.parallel.processes import Processes, promoted
 from sslkern.parallel.softmax import Contrast, log_sum_exp, over_negatives
 
@@ -19,7 +19,9 @@ def ntxent_rows(
     z_a, z_b = promoted(z_a, z_b)
     scale = 1 / temperature
     lse, _ = own_against_all(processes, "ntxent_loss", z_a, z_b, scale, normalize)
-    positive = scale.double().reshape(()) * dot(z_a, z_b, normalize)
+    positive = scale.double().reshape(()) * dot_of_pairs(
+        processes.op, "ntxent_loss", z_a, z_b, normalize
+    )
     return over_negatives(lse, positive.repeat(2)).to(accumulate_dtype(z_a))
 
 

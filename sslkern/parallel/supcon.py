@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sslkern.ops._common import accumulate_dtype, check_positive, refuse
-from sslkern.ops._pairs import dot, unit_rows
+from sslkern.ops._pairs import unit_rows
 from sslkern.parallel.gradients import gather_rows, log_sum_over_ranks
 from sslkern.parallel.ntxent import own_against_all
+from sslkern.parallel.pairs import dot_of_pairs
 from sslkern.parallel.positives import PositiveSums, positive_sums
 from sslkern.parallel.processes import Processes, promoted
 from sslkern.parallel.softmax import Contrast, log_sum_exp
@@ -37,7 +38,9 @@ def dcl_rows(
     z_a, z_b = promoted(z_a, z_b)
     scale = 1 / temperature
     lse, _ = own_against_all(processes, "dcl_loss", z_a, z_b, scale, normalize)
-    positive = (scale.double().reshape(()) * dot(z_a, z_b, normalize)).repeat(2)
+    positive = (
+        scale.double().reshape(()) * dot_of_pairs(processes.op, "dcl_loss", z_a, z_b, normalize)
+    ).repeat(2)
     if weights is not None:
         a, b = (gather_rows(processes, "z_a", z) for z in (z_a, z_b))
         own = processes.indices("z_a", z_a.device)
