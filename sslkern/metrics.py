@@ -6,17 +6,28 @@ from collections.abc import Sequence
 from numbers import Real
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops._common import check_positive_number, check_same_device, check_tensor
 from sslkern.ops.info_nce import positive_rank
+from sslkern.parallel.processes import Sharing, are_many
+from sslkern.parallel.rows import reduce_rows, rows_of_ranks
 from sslkern.reference._common import normalize_rows, to_working_dtype
 
 _RANK_EPS = 1e-7
 """Added to each share of the spectrum, as in the paper: the logarithm of none is that of zero."""
 
 
-def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
+def alignment(
+    x: Tensor,
+    y: Tensor,
+    alpha: float = 2,
+    *,
+    gather_distributed: bool = False,
+    process_group: dist.ProcessGroup | None = None,
+    check: bool = True,
+) -> Tensor:
     r"""Mean distance between the two embeddings of each sample, raised to a power: low is good.
 
     .. math:: \frac{1}{N} \sum_i \lVert \hat x_i - \hat y_i \rVert^\alpha
@@ -30,6 +41,10 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
         y: Embeddings of the other view, of the same shape and dtype.
         alpha: The power, a positive number. Below 2 the slope at a distance of zero is taken
             as zero.
+        gather_distributed: Whether the mean is that of the samples of all ranks, each of which
+            gives its own; see `sslkern.parallel` for what that means for gradients.
+        process_group: The ranks; by default all.
+        check: Whether the ranks first compare their arguments, at the price of one small exchange.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -49,18 +64,27 @@ def alignment(x: Tensor, y: Tensor, alpha: float = 2) -> Tensor:
     Uniformity on the Hypersphere", 2020, https://arxiv.org/abs/2005.10242
     """
     op = "alignment"
-    _check_rows(x, "x", op)
-    _check_rows(y, "y", op)
-    _check_alike(x, y, op)
-    if isinstance(alpha, bool) or not isinstance(alpha, Real):
-        raise TypeError(f"sslkern::{op}: expected alpha to be a number, got {type(alpha).__name__}")
-    check_positive_number(alpha, "alpha", op)
-    x, y = (normalize_rows(to_working_dtype(z)) for z in (x, y))
-    squares = (x - y).square().sum(1)
-    if alpha >= 2:
-        return squares.pow(alpha / 2).mean()
-    agree = squares == 0  # where the slope of the power is infinite, or has no direction
-    return squares.masked_fill(agree, 1).pow(alpha / 2).masked_fill(agree, 0).mean()
+    sharing = Sharing(gather_distributed, process_group, check)
+    empty = are_many(sharing)
+
+    def distances() -> Tensor:
+        _check_rows(x, "x", op, empty=empty)
+        _check_rows(y, "y", op, empty=empty)
+        _check_alike(x, y, op)
+        if isinstance(alpha, bool) or not isinstance(alpha, Real):
+            kind = type(alpha).__name__
+            raise TypeError(f"sslkern::{op}: expected alpha to be a number, got {kind}")
+        check_positive_number(alpha, "alpha", op)
+        a, b = (normalize_rows(to_working_dtype(z)) for z in (x, y))
+        squares = (a - b).square().sum(1)
+        if alpha >= 2:
+            return squares.pow(alpha / 2)
+        agree = squares == 0  # where the slope of the power is infinite, or has no direction
+        return squares.masked_fill(agree, 1).pow(alpha / 2).masked_fill(agree, 0)
+
+    shards, options = {"x": x, "y": y}, {"alpha": alpha}
+    rows, processes = rows_of_ranks(op, sharing, shards, options, distances)
+    return rows.mean() if processes is None else reduce_rows(processes, rows, None, "mean")
 
 
 def contrastive_accuracy(
@@ -175,10 +199,10 @@ def rankme(z: Tensor) -> Tensor:
     return entropy.exp()
 
 
-def _check_rows(z: Tensor, name: str, op: str) -> None:
-    """Reject what is no floating matrix with at least one row and one column."""
+def _check_rows(z: Tensor, name: str, op: str, *, empty: bool = False) -> None:
+    """Reject what is no floating matrix with at least one row, or none, and one column."""
     check_tensor(z, name, op)
-    if z.dim() != 2 or 0 in z.shape:
+    if z.dim() != 2 or 0 in (z.shape[1:] if empty else z.shape):
         raise ValueError(
             f"sslkern::{op}: expected {name} to be a matrix with no empty dimension, "
             f"got shape {tuple(z.shape)}"

@@ -113,6 +113,12 @@ def _with_ids(n: int, dim: int, g: Generator) -> Values:
     return inputs.query_key(n, dim, g) | {"ids": torch.arange(n) // 2}
 
 
+def _with_a_class(n: int, dim: int, g: Generator) -> Values:
+    """Twenty rows in a row are of one identity: some lanes count fewer pairs than others."""
+    row = torch.arange(n)
+    return inputs.query_key(n, dim, g) | {"ids": torch.where(row < 20, 0, row)}
+
+
 def _of_columns(n: int, dim: int, g: Generator) -> Values:
     """And a bias and a temperature of each key, whose inverse is exact in any dtype."""
     bias = torch.randn(n, generator=g, dtype=torch.float64)
@@ -230,6 +236,7 @@ MORE_FORMS = (
     _info_nce("smoothing", inputs.query_key, label_smoothing=0.1),
     _info_nce("symmetric smoothing", inputs.query_key, symmetric=True, label_smoothing=0.1),
     _info_nce("ids", _with_ids),
+    _info_nce("a class, smoothing", _with_a_class, symmetric=True, label_smoothing=0.1),
     _info_nce("of columns", _of_columns),
     _info_nce("symmetric, of columns", _of_columns, symmetric=True),
     _info_nce("symmetric, two lengths", _two_lengths, symmetric=True),
@@ -451,6 +458,7 @@ EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
     ("soft_cross_entropy_fwd_kernel<.*, 256, true", "shuffle", (20, 21), _EIGHT),
     ("linear_cross_entropy_fwd_kernel", "barrier", (3, 4), _WRITTEN),
     ("info_nce_fwd_kernel<.*, true, false>", "shuffle", (3, 4), _SHIFT),
+    ("info_nce_fwd_kernel<Tf32x3, .*, true, true>", "shuffle", (17, 18), _SHIFT),
     ("sampled_logits_runs_kernel", "shuffle", range(8, 16), "every lane has the weight 1"),
 )
 

@@ -28,26 +28,28 @@ class Loss:
 
     views: int
     """Rows that meet all others, of a pair: one, whose keys are the other; or both."""
-    collects: bool
-    """Whether what keys collect is brought home: not where keys are the rows themselves."""
-    doubles: int
-    """Matrices of n x D in float64 that are alive in the backward pass, for the positives."""
-    single_products: int
-    """Of rows x rows x D in one process: NT-Xent computes half of a symmetric matrix."""
-    shared_products: int
+    once: bool
+    """Whether two ranks meet once, for the sums of both: where the keys are the rows themselves.
 
-    def flop(self, pairs: int, dim: int, shared: bool) -> int:
+    Else each rank meets all, and what its keys collect is brought home.
+    """
+    products: int
+    """Of rows x rows x D in one process: NT-Xent computes half of a symmetric matrix."""
+    own_products: int
+    """More of a rank's own rows: among themselves they meet from both sides."""
+
+    def flop(self, pairs: int, dim: int, processes: int) -> float:
         """Operations of all products of a batch, forward and backward, on the CPU."""
-        products = self.shared_products if shared else self.single_products
+        products = self.products + (self.own_products / processes if processes > 1 else 0)
         return 2 * products * (self.views * pairs) ** 2 * dim
 
 
 LOSSES = {
-    "ntxent": Loss(2, collects=False, doubles=0, single_products=2, shared_products=3),
-    "clip": Loss(1, collects=True, doubles=2, single_products=4, shared_products=4),
-    "info_nce": Loss(1, collects=True, doubles=4, single_products=4, shared_products=4),
+    "ntxent": Loss(2, once=True, products=2, own_products=1),
+    "clip": Loss(1, once=False, products=4, own_products=0),
+    "info_nce": Loss(1, once=False, products=4, own_products=0),
 }
-"""InfoNCE: symmetric, of normalised rows, which the positives hold twice in float64."""
+"""InfoNCE: symmetric."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,33 @@ class Share:
         """Elements of what travels: the rows of a rank that meet all others."""
         return self.loss.views * self.rows * self.dim
 
+    @property
+    def rounds(self) -> int:
+        """Other ranks whose rows a rank meets."""
+        return self.processes // 2 if self.loss.once else self.processes - 1
+
 
 # ---- bytes sent
 
 
 def sent(share: Share, strategy: str) -> dict[str, int]:
-    """Bytes that a rank sends to others, forward and backward, by collective."""
+    """Bytes that a rank sends to others, forward and backward, by collective.
+
+    Of ranks that are opposite in the ring and meet once, the one that sends more.
+    """
     others = share.processes - 1
-    rows = share.loss.views * share.rows
-    forward = share.block * share.element + rows * IDS
-    backward = forward + rows * (share.total + UPSTREAM)
-    home = rows * STATISTICS + share.block * share.total if share.loss.collects else 0
-    agreement = others * BYTES
+    brings, home = (
+        sum(x) for x in zip(_row_bytes(share, False), _row_bytes(share, True), strict=True)
+    )
+    found = {"all-gather": others * BYTES, "all-reduce": REDUCED}
+    # What is collected on other ranks begins its way here: it goes all around, or home at once.
+    home *= share.rounds if share.loss.once else share.processes
     if strategy == "ring":
-        # What is collected on other ranks begins its way here: it goes all around.
-        ring = others * (forward + backward) + share.processes * home
-        return {"all-gather": agreement, "ring": ring, "all-reduce": REDUCED}
-    found = {"all-gather": agreement + others * (forward + backward), "all-reduce": REDUCED}
-    return found | ({"all-to-all": others * home} if home else {})
+        return found | {"ring": share.rounds * brings + home}
+    found["all-gather"] += others * brings
+    if share.loss.once:
+        return found | {"ring": home}
+    return found | {"all-to-all": home // share.processes * others}
 
 
 # ---- memory
@@ -98,40 +109,47 @@ def peak_bytes(share: Share, strategy: str, scratch: float) -> float:
         scratch: Of the backward kernel, for the rows of one rank against those of another.
     """
     phases = _ring_phases(share) if strategy == "ring" else _gather_phases(share)
-    return max(use + (scratch if kernel else 0) for use, kernel in phases)
+    return max(use + part * scratch for use, part in phases)
 
 
 def _kept(share: Share) -> int:
     """Alive throughout the backward pass, less the gradients that are returned."""
-    e, a = share.element, share.total
-    block = share.block
-    positives = 8 * share.loss.doubles * share.rows * share.dim
-    if share.loss.collects:
-        return a * block + positives - 2 * e * block  # sums of the queries' gradient
-    # Both views joined; the gradients of the positives, as large as what is returned, are there.
-    return a * block + e * block
+    e, a, block = share.element, share.total, share.block
+    if share.loss.once:
+        # Both views joined; gradients of the positives, as large as those returned, are there.
+        return a * block + e * block
+    return a * block - 2 * e * block  # sums of the queries' gradient
 
 
-def _ring_phases(share: Share) -> list[tuple[int, bool]]:
-    e, a = share.element, share.total
-    block = share.block
-    found = (2 if share.loss.collects else 1) * e * block
+def _ring_phases(share: Share) -> list[tuple[float, float]]:
+    """Bytes, and how much of the kernel's scratch is there, too."""
+    e, a, block = share.element, share.total, share.block
+    found = 2 * e * block
     there = 2 * e * block  # the block at work and the one that arrives
-    travelling = 2 * a * block if share.loss.collects else 0  # leaves, arrives
-    return [(_kept(share) + there + travelling + found, True)]
+    travelling = 2 * a * block  # leaves, arrives
+    if not share.loss.once or share.rounds > 2:
+        return [(_kept(share) + there + travelling + found, 1)]
+    # In the last round nothing arrives any more, in the first nothing has been collected; ranks
+    # that are opposite each take half of what they have to do.
+    part = 0.75 if share.processes % 2 == 0 else 1
+    first = _kept(share) + there + found if share.rounds > 1 else 0
+    last = _kept(share) + there / 2 + part * found + (travelling if share.rounds > 1 else 0)
+    return [(first, 1), (last, part)]
 
 
-def _gather_phases(share: Share) -> list[tuple[int, bool]]:
-    e, a, count = share.element, share.total, share.processes
-    block = share.block
-    found = (2 if share.loss.collects else 1) * e * block
-    collected = (count - 1) * a * block if share.loss.collects else 0
-    phases = [
-        (_kept(share) + count * e * block + collected + found, True),
-        (_kept(share) + 2 * count * e * block, False),  # gathered, and torch's own flat copy
+def _gather_phases(share: Share) -> list[tuple[float, float]]:
+    """The same."""
+    e, a, block, count = share.element, share.total, share.block, share.processes
+    found = 2 * e * block
+    collected = (count - 1) * a * block
+    if share.loss.once:
+        collected = 2 * a * block if share.rounds > 2 else 0
+    phases: list[tuple[float, float]] = [
+        (_kept(share) + count * e * block + collected + found, 1),
+        (_kept(share) + 2 * count * e * block, 0),  # gathered, and torch's own flat copy
     ]
-    if share.loss.collects:  # what is collected, joined, and what arrives of it
-        phases.append((_kept(share) + 3 * count * a * block, False))
+    if not share.loss.once:  # what is collected, joined, and what arrives of it
+        phases.append((_kept(share) + 3 * count * a * block, 0))
     return phases
 
 
@@ -202,8 +220,7 @@ class Machine:
 
     def scratch(self, share: Share) -> float:
         """Of the backward kernels on a block: packed rows and keys, products, a chunk."""
-        products = 2 if share.loss.collects else 1
-        elements = share.block * (2 * share.element + products * share.total)
+        elements = share.block * (2 * share.element + 2 * share.total)
         row = math.ceil(share.loss.views * share.rows / self.tile) * self.tile * share.element
         return elements + min(self.chunk, row * row // share.element)
 
@@ -249,8 +266,7 @@ def _row_bytes(share: Share, backward: bool) -> tuple[int, int]:
     rows = share.loss.views * share.rows
     brings = share.block * share.element + rows * IDS
     brings += rows * (share.total + UPSTREAM) if backward else 0
-    home = share.block * share.total if backward else rows * STATISTICS
-    return brings, home if share.loss.collects else 0
+    return brings, share.block * share.total if backward else rows * STATISTICS
 
 
 def _ring_parts(
@@ -265,7 +281,7 @@ def _ring_parts(
         "host": machine.host,
     }
     limit = max(step, key=lambda name: step[name])
-    found = {limit: share.processes * step[limit]}
+    found = {limit: (share.rounds + 1) * step[limit]}
     last = home / rate  # nothing is left to do meanwhile
     return found | {"network": found.get("network", 0.0) + last}
 
@@ -277,10 +293,10 @@ def _gather_parts(
     brings, home = _row_bytes(share, backward)
     network, others = machine.network, share.processes - 1
     moved = others * brings / network.all_gather(share.processes)
-    moved += others * home / network.all_to_all(share.processes)
+    moved += share.rounds * home / network.all_to_all(share.processes)
     work = _block_seconds(share, kernels, machine, backward)
     limit = "compute" if work >= machine.host else "host"
-    return {limit: share.processes * max(work, machine.host), "network": moved}
+    return {limit: (share.rounds + 1) * max(work, machine.host), "network": moved}
 
 
 def rows_to_hide(share: Share, kernels: Kernels, machine: Machine) -> int:

@@ -2,7 +2,8 @@
 
 Gathered, each rank holds all rows: memory O(N D). Around a ring each holds its own, those at work
 and those that arrive meanwhile: memory O(N D / W), and the transfer is hidden behind the work.
-What the rows of a rank collect on their way is merged and brought home.
+What the rows of a rank collect on their way is merged and brought home. Where rows meet rows of
+their own kind, two ranks need to meet only once.
 """
 
 from __future__ import annotations
@@ -81,3 +82,57 @@ def _around(
         carried = processes.shift(collected, counts[following], _TAGS) if collected else None
         block = arrives() if arrives is not None else block
     return carried() if carried is not None else []
+
+
+def visit_pairs(
+    processes: Processes,
+    name: str,
+    tensors: Tensors,
+    visit: Callable[[int, slice, Tensors], Tensors],
+    receive: Callable[[slice, Tensors], None],
+) -> None:
+    """Have each two ranks meet once, on one of them, where both of their rows collect.
+
+    Args:
+        processes: The ranks.
+        name: Of the shards whose rows meet.
+        tensors: This rank's, each (rows, ...).
+        visit: Gets a rank, which of this rank's rows meet that one's, and its tensors, of all of
+            its rows or of some; returns what these collect here. Called first for this rank itself,
+            whose rows collect nothing but by `visit`.
+        receive: Gets what some of this rank's rows have collected on another.
+    """
+    size, rank, counts = processes.size, processes.rank, processes.rows[name]
+    last, ring = size // 2, processes.strategy == "ring"
+    blocks = [] if ring else [processes.all_gather(x, counts) for x in tensors]
+    block: Tensors = tensors
+    away: tuple[slice, Callable[[], Tensors]] | None = None  # rows, and what comes home for them
+    for step in range(last + 1):
+        owner, following, visitor = ((rank + s) % size for s in (-step, -step - 1, step))
+        if not ring:
+            block = [x[owner] for x in blocks]
+        arrives = processes.shift(block, counts[following], 0) if ring and step < last else None
+        mine, theirs = _meeting(rank, owner, counts, size)
+        collected = visit(owner, mine, [x[theirs] for x in block])
+        if away is not None:
+            receive(away[0], away[1]())
+        if step > 0:
+            own = _meeting(visitor, rank, counts, size)[1]
+            rows = len(range(counts[rank])[own])
+            away = own, processes.shift(collected, rows, _TAGS, by=-step)
+        block = arrives() if arrives is not None else block
+    if away is not None:
+        receive(away[0], away[1]())
+
+
+def _meeting(visitor: int, owner: int, counts: Sequence[int], size: int) -> tuple[slice, slice]:
+    """Which rows of two ranks meet on the first of them.
+
+    Ranks that are opposite in the ring visit each other: the lower one's first rows meet the other
+    on the lower rank, the rest on the higher one.
+    """
+    every = slice(None)
+    if 2 * ((visitor - owner) % size) != size:
+        return every, every
+    half = (counts[min(visitor, owner)] + 1) // 2
+    return (slice(half), every) if visitor < owner else (every, slice(half, None))

@@ -100,13 +100,15 @@ class Processes:
         )
         return to.reshape(self.size, own, *given.shape[1:])
 
-    def shift(self, tensors: Sequence[Tensor], rows: int, tag: int) -> Callable[[], list[Tensor]]:
-        """Send tensors to the next rank while others, of ``rows`` rows, arrive from the one before.
+    def shift(
+        self, tensors: Sequence[Tensor], rows: int, tag: int, by: int = 1
+    ) -> Callable[[], list[Tensor]]:
+        """Send tensors ``by`` ranks ahead while others, of ``rows`` rows, come from as far behind.
 
         Returns:
             A function that waits for them.
         """
-        after, before = (self._global_rank(self.rank + step) for step in (1, -1))
+        after, before = (self._global_rank(self.rank + step) for step in (by, -by))
         given = [x.contiguous() for x in tensors]
         taken = [x.new_empty((rows, *x.shape[1:])) for x in given]
         ops = []
@@ -115,7 +117,7 @@ class Processes:
                 ops.append(dist.P2POp(dist.isend, x, after, self.group, tag + number))
             if y.numel():
                 ops.append(dist.P2POp(dist.irecv, y, before, self.group, tag + number))
-        what = "the exchange with its neighbours in the ring"
+        what = "the exchange with other ranks in the ring"
         works = self.run(what, lambda: dist.batch_isend_irecv(ops)) if ops else []
 
         def wait() -> list[Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sslkern.ops._common import accumulate_dtype
-from sslkern.parallel.blocks import Tensors, add, visit_blocks
+from sslkern.parallel.blocks import Tensors, add, visit_blocks, visit_pairs
 from sslkern.parallel.gradients import once
 from sslkern.parallel.processes import Processes
 
@@ -28,8 +28,9 @@ LN2 = math.log(2)
 class Contrast(NamedTuple):
     """What is contrasted with what.
 
-    ``keys`` names the shards of the keys. ``mirrored``: the keys are the queries themselves, so
-    that a row's gradient needs the statistics of the other rows alone, not their contributions.
+    ``keys`` names the shards of the keys. ``mirrored``: the keys are the queries themselves, and
+    so are their ids: two rows meet once, for the sums of both. Then the scale is one for all, and
+    there is no bias and no smoothing.
     """
 
     processes: Processes
@@ -103,17 +104,11 @@ class _LogSumExp(Function):
         query_ids: Tensor | None,
         key_ids: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        own = _Block(key, scale, bias, key_ids)
-        rows = _nothing(query)
-
-        def visit(_: int, tensors: Tensors) -> Tensors:
-            nonlocal rows
-            found, columns = _statistics(how, query, query_ids, own.unpack(tensors))
-            rows = _merge([rows], [found])[0]
-            return [columns] if how.symmetric else []
-
-        collected = visit_blocks(how.processes, how.keys, own.pack(), visit, _merge)
-        columns = collected[0] if how.symmetric else _nothing(query[:0])
+        if how.mirrored:
+            rows, columns = _statistics_of_pairs(how, query, scale, query_ids), _nothing(query[:0])
+        else:
+            own = _Block(key, scale, bias, key_ids)
+            rows, columns = _statistics_of_rows(how, query, query_ids, own)
         ctx.how = how
         ctx.save_for_backward(query, key, scale, bias, query_ids, key_ids, rows, columns)
         counts = rows[:, 2].clone(), columns[:, 2].clone()
@@ -124,11 +119,15 @@ class _LogSumExp(Function):
     def backward(ctx: Any, grad_rows: Tensor, grad_columns: Tensor, *_: Any) -> Any:
         query, key, scale, bias, query_ids, key_ids, rows, columns = ctx.saved_tensors
         need = ctx.needs_input_grad[1:5]
-        own = _Block(key, scale, bias, key_ids)
-        upstream = _Upstream(grad_rows, rows, grad_columns, columns)
-        differentiate = _mirrored_gradients if ctx.how.mirrored else _gradients
         with torch.no_grad():
-            grads = differentiate(ctx.how, query, query_ids, own, upstream, *need)
+            if ctx.how.mirrored:
+                grads = _gradients_of_pairs(
+                    ctx.how, query, scale, query_ids, (grad_rows, rows), need[0], need[2]
+                )
+            else:
+                own = _Block(key, scale, bias, key_ids)
+                upstream = _Upstream(grad_rows, rows, grad_columns, columns)
+                grads = _gradients(ctx.how, query, query_ids, own, upstream, *need)
         inputs = (query, key, scale)
         return once(ctx.how.processes.op, ctx.how.definition, (None, *grads, None, None), inputs)
 
@@ -140,6 +139,44 @@ def _nothing(rows: Tensor) -> Tensor:
     found = torch.zeros(len(rows), 3, dtype=torch.float64, device=rows.device)
     found[:, 0] = -math.inf
     return found
+
+
+def _statistics_of_rows(
+    how: Contrast, query: Tensor, query_ids: Tensor | None, own: _Block
+) -> tuple[Tensor, Tensor]:
+    """Of this rank's queries over the keys of all and, if symmetric, of its keys."""
+    rows = _nothing(query)
+
+    def visit(_: int, tensors: Tensors) -> Tensors:
+        nonlocal rows
+        found, columns = _statistics(how, query, query_ids, own.unpack(tensors))
+        rows = _merge([rows], [found])[0]
+        return [columns] if how.symmetric else []
+
+    collected = visit_blocks(how.processes, how.keys, own.pack(), visit, _merge)
+    return rows, collected[0] if how.symmetric else _nothing(query[:0])
+
+
+def _statistics_of_pairs(how: Contrast, rows: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+    """Of rows over the rows of all, by blocks that are looked at from both sides."""
+    own = _Block(rows, scale, None, ids)
+    both = how._replace(symmetric=True)
+    stats = _nothing(rows)
+
+    def receive(mine: slice, found: Tensors) -> None:
+        stats[mine] = _merge([stats[mine]], found)[0]
+
+    def visit(rank: int, mine: slice, tensors: Tensors) -> Tensors:
+        itself = rank == how.processes.rank
+        of_mine = None if ids is None else ids[mine]
+        found, columns = _statistics(
+            how if itself else both, rows[mine], of_mine, own.unpack(tensors)
+        )
+        receive(mine, [found])
+        return [] if itself else [columns]
+
+    visit_pairs(how.processes, how.keys, own.pack(), visit, receive)
+    return stats
 
 
 def _statistics(
@@ -258,21 +295,47 @@ def _zeros(block: _Block, accumulate: torch.dtype) -> tuple[Tensor, Tensor, Tens
     return torch.zeros_like(block.key, dtype=accumulate), block.scale * 0, bias * 0
 
 
-def _mirrored_gradients(
+def _gradients_of_pairs(
     how: Contrast,
     rows: Tensor,
+    scale: Tensor,
     ids: Tensor | None,
-    own: _Block,
-    upstream: _Upstream,
-    *need: bool,
+    upstream: tuple[Tensor, Tensor],
+    need_rows: bool,
+    need_scale: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Of rows among themselves: p_ij of a row is q_ji of a column, so nothing is collected."""
-    need_rows, _, need_scale, _ = need
-    both = upstream._replace(h=upstream.g, columns=upstream.rows)
-    mirrored = how._replace(symmetric=True)
-    grad_rows, _, grad_scale, _ = _gradients(
-        mirrored, rows, ids, own, both, need_rows, False, need_scale, False
+    """Of rows among themselves: a pair's gradient is one number for both, and so are its rows'."""
+    g, stats = _readable(*upstream, rows)
+    grad_rows = torch.zeros(rows.shape, dtype=accumulate_dtype(rows), device=rows.device)
+    grad_scale = torch.zeros(scale.shape, dtype=torch.float64, device=rows.device)
+    own = _Block(rows, scale, None, ids)
+
+    def receive(mine: slice, found: Tensors) -> None:
+        grad_rows[mine] += found[0]
+
+    def visit(rank: int, mine: slice, tensors: Tensors) -> Tensors:
+        nonlocal grad_scale
+        itself = rank == how.processes.rank
+        block, (g_block, stats_block) = own.unpack(tensors), tensors[-2:]
+        query, others = rows[mine], need_rows and not itself
+        if len(query) == 0 or len(block.key) == 0:
+            return [torch.zeros_like(block.key, dtype=grad_rows.dtype)] if others else []
+        found = torch.ops.sslkern.info_nce_bwd(
+            *(g[mine], g_block, query, block.key, None, scale, None),
+            *(None if ids is None else ids[mine], block.ids, stats[mine], stats_block),
+            *(how.normalize, True, 0.0, need_rows, others, need_scale, False),
+        )
+        if need_rows:
+            receive(mine, found[:1])
+        if need_scale:
+            # Among themselves this rank's rows meet twice.
+            grad_scale = grad_scale + (found[2] / 2 if itself else found[2])
+        return [found[1].to(grad_rows.dtype)] if others else []
+
+    visit_pairs(how.processes, how.keys, [*own.pack(), g, stats], visit, receive)
+    return (
+        grad_rows.to(rows.dtype) if need_rows else None,
+        None,
+        grad_scale.to(scale.dtype) if need_scale else None,
+        None,
     )
-    if grad_scale is not None:
-        grad_scale = grad_scale / 2  # every pair is met by both of its rows
-    return grad_rows, None, grad_scale, None

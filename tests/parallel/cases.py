@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -392,6 +393,17 @@ ROWS = (
         ("gather",),
     ),
     Case("ressl", _ressl, ("z_a",), _teacher, {"temperature": 0.5}, ("gather",)),
+    *(
+        Case(
+            f"alignment, {alpha}",
+            functools.partial(
+                lambda z, more, p, alpha, **s: sslkern.alignment(z["z_a"], z["z_b"], alpha, **s),
+                alpha=alpha,
+            ),
+            strategies=("gather",),
+        )
+        for alpha in (1.5, 2)
+    ),
     _sampled("negative_sampling_loss", "mean"),
     _sampled("sampled_nce_loss", "estimated", temperature=0.5),
     _sampled("sampled_nce_loss", "sum, eps", log_normalizer=1.0, eps=1e-3, reduction="sum"),
