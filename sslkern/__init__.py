@@ -6,7 +6,7 @@ from sslkern import reference
 from sslkern._version import __version__
 
 try:
-    from sslkern import losses
+    from sslkern import integrations, losses
     from sslkern._build import build_config, fma_peak
     from sslkern._values import check_values
     from sslkern.metrics import alignment, contrastive_accuracy, rankme
@@ -58,6 +58,7 @@ __all__ = [
     "fma_peak",
     "frossl_loss",
     "info_nce_loss",
+    "integrations",
     "invariance_loss",
     "koleo_loss",
     "linear_cross_entropy",

@@ -1,0 +1,235 @@
+"""What all patches share: methods that are replaced in place, counted, and put back."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from threading import RLock
+from types import ModuleType, TracebackType
+from typing import Any
+
+Method = Callable[..., Any]
+
+
+class FallbackWarning(UserWarning):
+    """A call that a patched class passed on to the library's own code, and why.
+
+    It comes once per class and reason, and again after a new patch. The numbers are the library's.
+    """
+
+
+class NotServedError(Exception):
+    """What a call asks for that ours does not have; raised before anything has happened."""
+
+
+@dataclass(eq=False)
+class Replacement:
+    """A method of a library's class that ours stands in for while ``uses`` is not zero."""
+
+    owner: type
+    name: str
+    label: str
+    original: Method
+    inherited: bool
+    method: Method | None = None
+    uses: int = 0
+    warned: set[str] = field(default_factory=set)
+
+    def take(self) -> None:
+        """Put our method there, or count one more who wants it."""
+        if self.uses == 0:
+            self.warned.clear()
+            setattr(self.owner, self.name, self.method)
+        self.uses += 1
+
+    def release(self) -> None:
+        """Count one less; after the last the original is there again.
+
+        Where something else was put there meanwhile, it stays; what it may hold of ours calls the
+        original from now on.
+        """
+        self.uses -= 1
+        if self.uses == 0 and self.owner.__dict__.get(self.name) is self.method:
+            if self.inherited:
+                delattr(self.owner, self.name)
+            else:
+                setattr(self.owner, self.name, self.original)
+
+    def warn(self, reason: str) -> None:
+        """Say once per reason that the library's own code ran."""
+        if reason not in self.warned:
+            self.warned.add(reason)
+            warnings.warn(
+                f"sslkern::integrations: {self.label} runs its library's own code for this: "
+                f"{reason}.",
+                FallbackWarning,
+                stacklevel=5,  # past the calls of nn.Module
+            )
+
+
+_lock = RLock()
+_replacements: dict[tuple[type, str], Replacement] = {}
+_active: list[Patch] = []
+
+
+class Patch:
+    """A library whose losses are ours until `unpatch`, or until the end of a ``with``.
+
+    Patches of one library nest: its own code is back when the last of them has ended, in whichever
+    order they do.
+
+    Args:
+        library: Name of the distribution.
+        version: The one that is installed.
+        replacements: What it replaces.
+    """
+
+    def __init__(self, library: str, version: str, replacements: Iterable[Replacement]) -> None:
+        self.library = library
+        self.version = version
+        self._replacements = tuple(replacements)
+        self._holds = True
+        with _lock:
+            for replacement in self._replacements:
+                replacement.take()
+            _active.append(self)
+
+    @property
+    def active(self) -> bool:
+        """Whether this patch still holds."""
+        return self._holds
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The classes, by the names that the library gives them."""
+        return tuple(replacement.label for replacement in self._replacements)
+
+    def unpatch(self) -> None:
+        """End this patch; again is without effect."""
+        with _lock:
+            if self._holds:
+                self._holds = False
+                _active.remove(self)
+                for replacement in self._replacements:
+                    replacement.release()
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.unpatch()
+
+    def __repr__(self) -> str:
+        state = "active" if self._holds else "ended"
+        return f"<{state} patch of {self.library} {self.version}: {', '.join(self.replaced)}>"
+
+
+def unpatch_all() -> None:
+    """End all patches that hold, of all libraries.
+
+    Example:
+        >>> import sslkern
+        >>> sslkern.integrations.unpatch_all()
+    """
+    with _lock:
+        while _active:
+            _active[-1].unpatch()
+
+
+def replacement(owner: type, name: str, label: str, ours: Method) -> Replacement:
+    """What has ``ours`` stand in for the method ``name`` of ``owner``; the same one each time.
+
+    ``ours`` takes what the original takes. Where it raises `NotServedError`, or refuses its
+    arguments, the original is called, whose result or error it then is.
+    """
+    with _lock:
+        known = _replacements.get((owner, name))
+        if known is None:
+            inherited = name not in owner.__dict__
+            known = Replacement(owner, name, label, getattr(owner, name), inherited)
+            known.method = _method(known, ours)
+            _replacements[owner, name] = known
+        return known
+
+
+def _method(replaced: Replacement, ours: Method) -> Method:
+    original = replaced.original
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if replaced.uses == 0:
+            return original(self, *args, **kwargs)
+        try:
+            return ours(self, *args, **kwargs)
+        except NotServedError as error:
+            reason = str(error)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            reason = _requirement(error)
+        result = original(self, *args, **kwargs)
+        replaced.warn(reason)
+        return result
+
+    return method
+
+
+def _requirement(error: Exception) -> str:
+    """What one of our errors asks for, without what it got: one reason, however often it comes."""
+    return str(error).split(", got ")[0].split("\n")[0]
+
+
+def need(condition: bool, reason: str) -> None:
+    """Leave a call to the library unless the condition holds; the reason says what does not."""
+    if not condition:
+        raise NotServedError(reason)
+
+
+def need_own_methods(module: object, owner: type, *names: str) -> None:
+    """Leave a call to the library where a subclass or an instance has methods of its own."""
+    for name in names:
+        own = name in vars(module) or getattr(type(module), name) is not getattr(owner, name)
+        need(not own, f"{name} of a subclass")
+
+
+def import_library(
+    library: str, module: str, tested: Mapping[str, tuple[str, str]], install: str
+) -> tuple[ModuleType, str]:
+    """The module, and the version of the library that is installed.
+
+    Raises:
+        ImportError: If the library is not installed, or of a version that was not tested.
+    """
+    try:
+        version = importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        raise ImportError(
+            f"sslkern::integrations: expected {library} to be installed, got no such package. "
+            f"Run {install}."
+        ) from None
+    first, last = tested[library]
+    if not _release(first) <= _release(version) <= _release(last):
+        versions = f"version {first}" if first == last else f"a version from {first} to {last}"
+        raise ImportError(
+            f"sslkern::integrations: expected {library} to be of {versions}, got {version}. "
+            f"Run {install}."
+        )
+    return importlib.import_module(module), version
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version up to its patch level; what is no release comes before it."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?(.*)", version)
+    if found is None:
+        return (-1,)
+    major, minor, patch, rest = found.groups()
+    early = re.match(r"[-_.]?(a|b|c|rc|alpha|beta|dev|pre)", rest) is not None
+    return int(major), int(minor), int(patch or 0), -1 if early else 0

@@ -1,0 +1,16 @@
+"""Which versions of the libraries the patches were tested with."""
+
+from __future__ import annotations
+
+TESTED: dict[str, tuple[str, str]] = {
+    "lightly": ("1.6.0", "1.6.0"),
+    "pytorch-metric-learning": ("2.9.0", "2.9.0"),
+    "open_clip_torch": ("3.3.0", "3.3.0"),
+    "sentence-transformers": ("6.2.0", "6.2.0"),
+}
+"""The first and the last version of each library that its patch takes."""
+
+INSTALL: dict[str, str] = {
+    name: f"pip install {name}=={last}" for name, (_, last) in TESTED.items()
+}
+"""How to get the last one."""
