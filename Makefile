@@ -5,13 +5,17 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES = $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: bench test lint format clean
+.PHONY: bench test docs lint format clean
 
 bench: $(VENV)/.installed $(VENV)/.peers
 	$(BIN)/python -m sslkern bench $(ARGS)
 
-test: $(VENV)/.installed $(VENV)/.peers
+test: $(VENV)/.installed $(VENV)/.peers $(VENV)/.docs
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+
+docs: $(VENV)/.installed $(VENV)/.docs
+	$(BIN)/python benchmarks/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -33,6 +37,10 @@ $(VENV)/.requirements: requirements-dev.txt
 $(VENV)/.peers: $(VENV)/.requirements requirements-peers.txt
 	$(PIP) --no-deps lightly==1.6.0 open_clip_torch==3.3.0 info-nce-pytorch==0.1.4 POT==0.9.7.post1
 	$(PIP) -r requirements-peers.txt
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.requirements requirements-docs.txt
+	$(PIP) -r requirements-docs.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
