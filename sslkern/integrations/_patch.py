@@ -13,6 +13,12 @@ from threading import RLock
 from types import ModuleType, TracebackType
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from sslkern.integrations import _again
+
 Method = Callable[..., Any]
 
 
@@ -36,6 +42,8 @@ class Replacement:
     label: str
     original: Method
     inherited: bool
+    once: Callable[[Any], bool]
+    again: Callable[[Method], Method]
     method: Method | None = None
     uses: int = 0
     warned: set[str] = field(default_factory=set)
@@ -146,17 +154,32 @@ def unpatch_all() -> None:
             _active[-1].unpatch()
 
 
-def replacement(owner: type, name: str, label: str, ours: Method) -> Replacement:
+def never(module: object) -> bool:
+    """Says of no module that its gradients are differentiated at most once."""
+    return False
+
+
+def replacement(
+    owner: type,
+    name: str,
+    label: str,
+    ours: Method,
+    once: Callable[[Any], bool] = never,
+    again: Callable[[Method], Method] = lambda original: original,
+) -> Replacement:
     """What has ``ours`` stand in for the method ``name`` of ``owner``; the same one each time.
 
     ``ours`` takes what the original takes. Where it raises `NotServedError`, or refuses its
-    arguments, the original is called, whose result or error it then is.
+    arguments, the original is called, whose result or error it then is. ``once`` says of which
+    modules the original may not run again for a second derivative, or has no need to; ``again``
+    makes of the original what returns the same as ours.
     """
     with _lock:
         known = _replacements.get((owner, name))
         if known is None:
             inherited = name not in owner.__dict__
-            known = Replacement(owner, name, label, getattr(owner, name), inherited)
+            original = getattr(owner, name)
+            known = Replacement(owner, name, label, original, inherited, once, again)
             known.method = _method(known, ours)
             _replacements[owner, name] = known
         return known
@@ -170,7 +193,12 @@ def _method(replaced: Replacement, ours: Method) -> Method:
         if replaced.uses == 0:
             return original(self, *args, **kwargs)
         try:
-            return ours(self, *args, **kwargs)
+            _need_plain_autograd()
+            if replaced.once(self) or _has_gradient(self):
+                return ours(self, *args, **kwargs)
+            again = replaced.again(original)
+            both = functools.partial(ours, self), functools.partial(again, self)
+            return _again.run(*both, args, kwargs)
         except NotServedError as error:
             reason = str(error)
         except (TypeError, ValueError, NotImplementedError) as error:
@@ -180,6 +208,20 @@ def _method(replaced: Replacement, ours: Method) -> Method:
         return result
 
     return method
+
+
+def _need_plain_autograd() -> None:
+    """Leave forward-mode derivatives and the transforms of torch.func to the library."""
+    if torch.compiler.is_compiling():
+        return
+    need(not torch._C._are_functorch_transforms_active(), "a transform of torch.func")
+    need(forward_ad._current_level < 0, "a forward-mode derivative")
+
+
+def _has_gradient(module: Any) -> bool:
+    """Whether a setting of the module itself, such as a temperature, is to get a gradient."""
+    held = (*vars(module).values(), *vars(module).get("_parameters", {}).values())
+    return any(isinstance(value, Tensor) and value.requires_grad for value in held)
 
 
 def _requirement(error: Exception) -> str:

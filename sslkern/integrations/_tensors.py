@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sslkern.integrations._again import is_autocast
 from sslkern.integrations._patch import need
 
 
@@ -16,7 +17,7 @@ def need_tensors(*values: object) -> None:
 
 def as_library(loss: Tensor, like: Tensor) -> Tensor:
     """The loss in the dtype of the inputs, as eager PyTorch has it; float32 under autocast."""
-    return loss if torch.is_autocast_enabled(like.device.type) else loss.to(like.dtype)
+    return loss if is_autocast(like.device.type) else loss.to(like.dtype)
 
 
 def are_several() -> bool:

@@ -14,6 +14,7 @@ from sslkern.integrations._patch import (
     import_library,
     need,
     need_own_methods,
+    never,
     replacement,
 )
 from sslkern.integrations._tensors import are_several, as_library, need_even_rows, need_tensors
@@ -55,13 +56,16 @@ def patch_lightly() -> Patch:
     What ours does not serve runs lightly's own code, with one `FallbackWarning` per class and
     reason: a negative temperature, views of more than two dimensions, another
     ``cross_entropy``, a method that a subclass overrides, ``weight_fn`` or Sinkhorn's assignment
-    over several processes. With ``gather_distributed`` and as many rows on each process, values
-    and gradients are those of lightly: the loss of a rank's own rows where lightly has that.
+    over several processes, batches of different sizes there, forward-mode derivatives and
+    `torch.func`. With ``gather_distributed`` and as many rows on each process, values and gradients
+    are those of lightly: the loss of a rank's own rows where lightly has that.
 
     Where the numbers differ on purpose: rows whose norm is below 1e-12 get no gradient, in
-    lightly one that is 1e12 times too large; half types are computed in float32; Sinkhorn's
-    exponentials do not overflow; a batch that is not finite does not spoil the covariance of
-    TiCo. A gradient cannot be differentiated again: that raises.
+    lightly one that is 1e12 times too large; half types are computed in float32, and under
+    autocast the loss is float32; Sinkhorn's exponentials do not overflow; a batch that is not
+    finite does not spoil the covariance of TiCo, nor end MMCR with an error. A second derivative
+    is lightly's own; with a memory bank, another ``weight_fn`` than that of ``DCLWLoss``, or a
+    temperature that is learned, it raises.
 
     Returns:
         The patch: end it with ``unpatch()``, or use it in a ``with`` statement.
@@ -86,7 +90,13 @@ def patch_lightly() -> Patch:
         "lightly",
         version,
         [
-            replacement(getattr(module, name), "forward", f"lightly.loss.{name}", ours(module))
+            replacement(
+                getattr(module, name),
+                "forward",
+                f"lightly.loss.{name}",
+                ours(module),
+                _ONCE.get(name, never),
+            )
             for name, ours in _LOSSES.items()
         ],
     )
@@ -272,4 +282,22 @@ _LOSSES: dict[str, Callable[[Any], Forward]] = {
     "TiCoLoss": _tico,
     "MMCRLoss": _mmcr,
     "FroSSLLoss": _frossl,
+}
+
+
+def _has_own_weights(module: Any) -> bool:
+    """Whether there are weights, and not those of ``DCLWLoss``, which have no parameters."""
+    from lightly.loss.dcl_loss import negative_mises_fisher_weights
+
+    function = getattr(module.weight_fn, "func", module.weight_fn)
+    return function not in (None, negative_mises_fisher_weights)
+
+
+# A bank has moved on, a function may have parameters; the last three are eager PyTorch here, too.
+_ONCE: dict[str, Callable[[Any], bool]] = {
+    "NTXentLoss": lambda module: module.memory_bank.size[0] != 0,
+    "DCLLoss": _has_own_weights,
+    "TiCoLoss": lambda module: True,
+    "MMCRLoss": lambda module: True,
+    "FroSSLLoss": lambda module: True,
 }

@@ -38,8 +38,8 @@ def patch_open_clip() -> Patch:
     or bias of several elements; a method that a subclass overrides.
 
     Where the numbers differ on purpose: half types are computed in float32; ``ClipLoss`` gives
-    ``logit_bias``, which changes nothing, a gradient of exactly 0. A gradient cannot be
-    differentiated again: that raises.
+    ``logit_bias``, which changes nothing, a gradient of exactly 0. A second
+    derivative is open_clip's own.
 
     Returns:
         The patch: end it with ``unpatch()``, or use it in a ``with`` statement.

@@ -41,9 +41,9 @@ def patch_pytorch_metric_learning() -> Patch:
 
     Where the numbers differ on purpose: the library's ``NTXentLoss`` ends at the logarithm of the
     smallest normal number of its dtype, which float32 reaches for a pair that is 87 temperatures
-    behind, and has no gradient from there on; ours goes on. Rows whose norm is below 1e-12 get no
-    gradient, half types are computed in float32. A gradient cannot be differentiated again: that
-    raises.
+    behind and float16 for one that is 10, and has no gradient from there on; ours goes on. Rows
+    whose norm is below 1e-12 get no gradient, half types are computed in float32. A second
+    derivative is the library's own.
 
     Returns:
         The patch: end it with ``unpatch()``, or use it in a ``with`` statement.
@@ -75,8 +75,9 @@ def patch_pytorch_metric_learning() -> Patch:
                 "compute_loss",
                 f"pytorch_metric_learning.losses.{name}",
                 ours(getattr(module, name)),
+                again=again,
             )
-            for name, ours in _LOSSES.items()
+            for name, (ours, again) in _LOSSES.items()
         ],
     )
 
@@ -193,4 +194,17 @@ def _normalizes(distance: Any) -> bool:
     return normalize
 
 
-_LOSSES: dict[str, Callable[[type], Compute]] = {"NTXentLoss": _ntxent, "SupConLoss": _supcon}
+def _mean_of_pairs(original: Compute) -> Compute:
+    """The original with the mean that ours returns in place of the losses of pairs."""
+
+    def compute_loss(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        pairs = original(*args, **kwargs)["loss"]["losses"]
+        return {"loss": {"losses": pairs.mean(), "indices": None}}
+
+    return compute_loss
+
+
+_LOSSES: dict[str, tuple[Callable[[type], Compute], Callable[[Compute], Compute]]] = {
+    "NTXentLoss": (_ntxent, _mean_of_pairs),
+    "SupConLoss": (_supcon, lambda original: original),
+}

@@ -32,8 +32,8 @@ def patch_sentence_transformers() -> Patch:
     `sslkern.parallel.cached_step` does what it is for. So is the class of the same name for
     cross-encoders, which is another loss.
 
-    Where the numbers differ on purpose: rows whose norm is below 1e-12 get no gradient. A gradient
-    cannot be differentiated again: that raises.
+    Where the numbers differ on purpose: rows whose norm is below 1e-12 get no gradient. A second
+    derivative is the library's own.
 
     Returns:
         The patch: end it with ``unpatch()``, or use it in a ``with`` statement.

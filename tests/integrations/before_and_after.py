@@ -157,3 +157,31 @@ def assert_modules_stay(
         for module in (copy.deepcopy(module) for module in modules):
             assert_same(evaluate(module, *inputs), expected, 1e-9)
     assert pickle.dumps(modules[0]) == stored
+
+
+def assert_second_derivative_stays(
+    apply: Apply, make: Callable[[], nn.Module], *inputs: Tensor
+) -> None:
+    """Of a penalty on the gradient; the loss of the same call, too."""
+
+    def penalty(*leaves: Tensor) -> Tensor:
+        loss = make()(*leaves).sum()
+        grads = torch.autograd.grad(loss, leaves, create_graph=True)
+        return loss + sum(grad.square().sum() for grad in grads)
+
+    expected = evaluate(penalty, *inputs)
+    with apply():
+        assert_same(evaluate(penalty, *inputs), expected, 1e-7)
+
+
+def assert_graphs_are_kept_as_asked(
+    apply: Apply, make: Callable[[], nn.Module], *inputs: Tensor
+) -> None:
+    """Backward again with ``retain_graph``, not without."""
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    with apply():
+        loss = make()(*leaves).sum()
+        found = [torch.autograd.grad(loss, leaves, retain_graph=keep) for keep in (True, False)]
+        assert_same(list(found[1]), list(found[0]), 1e-12)
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            torch.autograd.grad(loss, leaves)

@@ -10,17 +10,21 @@ import pytest
 import torch
 from before_and_after import (
     assert_falls_back,
+    assert_graphs_are_kept_as_asked,
     assert_methods_come_back,
     assert_modules_stay,
     assert_patch_is_accurate,
     assert_patch_keeps_numbers,
     assert_same,
     assert_same_error,
+    assert_second_derivative_stays,
     evaluate,
+    one_fallback,
     runs_ours,
 )
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from sslkern.bench import peers
 from sslkern.bench.contenders import UnavailableError
@@ -222,6 +226,86 @@ def test_tico_moves_its_covariance() -> None:
         return found
 
     assert_same(steps(True), steps(False), 1e-12)
+
+
+# ---- gradients of gradients, of settings, of one input from another
+
+TWICE = ["ntxent", "dcl", "dclw", "swav, queue", "barlow", "vicreg", "tico", "mmcr", "frossl"]
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_second_derivatives_stay(case: str) -> None:
+    make, inputs = CASES[case]
+    make = partial(_Fresh, make)
+    assert_second_derivative_stays(patch_lightly, make, *inputs(7, 5))
+    assert_graphs_are_kept_as_asked(patch_lightly, make, *inputs(7, 5))
+
+
+def test_second_derivative_of_a_view_made_from_the_other() -> None:
+    def call(a: Tensor) -> Tensor:
+        b = a.sin()
+        loss = lightly.NTXentLoss()(a, b)
+        return loss + sum(
+            grad.square().sum() for grad in torch.autograd.grad(loss, (a, b), create_graph=True)
+        )
+
+    expected = evaluate(call, views(6, 4)[0])
+    with patch_lightly():
+        assert_same(evaluate(call, views(6, 4)[0]), expected, 1e-9)
+
+
+def test_both_views_may_be_one_tensor() -> None:
+    assert_patch_keeps_numbers(patch_lightly, _WithItself, views(6, 4)[0])
+
+
+class _WithItself(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        return lightly.NTXentLoss()(a, a) + lightly.VICRegLoss()(a, a)
+
+
+def test_temperature_gets_its_gradient() -> None:
+    def call(temperature: Tensor) -> Tensor:
+        return lightly.NTXentLoss(temperature)(*views(6, 4))
+
+    temperature = torch.tensor(0.3, dtype=torch.float64)
+    expected = evaluate(call, temperature)
+    with patch_lightly():
+        assert runs_ours(partial(call, temperature))
+        assert_same(evaluate(call, temperature), expected, 1e-9)
+
+
+def test_weights_get_their_gradient() -> None:
+    def call(power: Tensor) -> Tensor:
+        loss = lightly.DCLLoss(weight_fn=lambda a, b: _squared_distance(a, b) ** power)
+        a, b = views(6, 4)
+        return loss(a.requires_grad_(), b)
+
+    power = torch.tensor(1.5, dtype=torch.float64)
+    expected = evaluate(call, power)
+    with patch_lightly():
+        assert_same(evaluate(call, power), expected, 1e-9)
+
+
+def test_transforms_of_torch_func_run_the_code_of_lightly() -> None:
+    a, b = views(6, 4)
+    for transform in (torch.func.grad, torch.func.hessian):
+        call = transform(lightly.NTXentLoss())
+        expected = call(a, b)
+        with patch_lightly(), one_fallback("a transform of torch.func"):
+            assert torch.equal(call(a, b), expected)
+
+
+def test_forward_mode_runs_the_code_of_lightly() -> None:
+    a, b = views(6, 4)
+
+    def tangent() -> Tensor:
+        with forward_ad.dual_level():
+            loss = lightly.NTXentLoss()(forward_ad.make_dual(a, b), b)
+            return forward_ad.unpack_dual(loss).tangent
+
+    expected = tangent()
+    with patch_lightly(), one_fallback("a forward-mode derivative"):
+        assert torch.equal(tangent(), expected)
 
 
 # ---- the same classes

@@ -10,11 +10,13 @@ import pytest
 import torch
 from before_and_after import (
     assert_falls_back,
+    assert_graphs_are_kept_as_asked,
     assert_methods_come_back,
     assert_modules_stay,
     assert_patch_is_accurate,
     assert_patch_keeps_numbers,
     assert_same_error,
+    assert_second_derivative_stays,
     evaluate,
     runs_ours,
 )
@@ -138,6 +140,14 @@ def test_coca_is_made_of_clip(open_clip: Any) -> None:
     with patch_open_clip():
         assert runs_ours(partial(call, *features(6, 5)))
         torch.testing.assert_close(evaluate(call, *features(6, 5)), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_second_derivatives_stay(open_clip: Any, name: str) -> None:
+    """That of the scale, too."""
+    loss = partial(make, open_clip, name)
+    assert_second_derivative_stays(patch_open_clip, loss, *features(6, 5))
+    assert_graphs_are_kept_as_asked(patch_open_clip, loss, *features(6, 5))
 
 
 # ---- what ours does not serve

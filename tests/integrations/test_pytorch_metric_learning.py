@@ -10,11 +10,13 @@ import pytest
 import torch
 from before_and_after import (
     assert_falls_back,
+    assert_graphs_are_kept_as_asked,
     assert_methods_come_back,
     assert_modules_stay,
     assert_patch_is_accurate,
     assert_patch_keeps_numbers,
     assert_same_error,
+    assert_second_derivative_stays,
     evaluate,
     runs_ours,
 )
@@ -150,6 +152,13 @@ def test_loss_beyond_the_smallest_number_goes_on() -> None:
         ours = loss_fn(z)
     assert ours.item() == pytest.approx(exact.item(), rel=1e-6)
     assert theirs.item() < 0.95 * exact.item()
+
+
+@pytest.mark.parametrize("case", ["ntxent", "supcon", "supcon, per anchor"])
+def test_second_derivatives_stay(case: str) -> None:
+    make = LABELLED[case]
+    assert_second_derivative_stays(patch_pytorch_metric_learning, make, rows(9, 4))
+    assert_graphs_are_kept_as_asked(patch_pytorch_metric_learning, make, rows(9, 4))
 
 
 # ---- the same classes

@@ -10,11 +10,13 @@ import pytest
 import torch
 from before_and_after import (
     assert_falls_back,
+    assert_graphs_are_kept_as_asked,
     assert_methods_come_back,
     assert_modules_stay,
     assert_patch_is_accurate,
     assert_patch_keeps_numbers,
     assert_same_error,
+    assert_second_derivative_stays,
     runs_ours,
 )
 from torch import Tensor, nn
@@ -88,6 +90,13 @@ def test_numbers_stay(case: str, batch: int, dims: int, count: int) -> None:
 def test_lower_dtypes_are_as_accurate(case: str, dtype: torch.dtype) -> None:
     make, inputs = partial(OfEmbeddings, **CASES[case]), columns(24, 17, 3, dtype)
     assert_patch_is_accurate(patch_sentence_transformers, make, *inputs)
+
+
+@pytest.mark.parametrize("case", ["default", "all"])
+def test_second_derivatives_stay(case: str) -> None:
+    make, inputs = partial(OfEmbeddings, **CASES[case]), columns(6, 4, 3)
+    assert_second_derivative_stays(patch_sentence_transformers, make, *inputs)
+    assert_graphs_are_kept_as_asked(patch_sentence_transformers, make, *inputs)
 
 
 # ---- the same class
