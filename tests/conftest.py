@@ -15,7 +15,7 @@ import sslkern
 
 # How many of the cases of one test function run on a backend; all on the others. What is emulated
 # takes a thousand times as long.
-MOST_CASES = {"simt": 4, "asan": 4, "ptx-80": 2, "ptx-90": 1, "ptx-100": 1, "ptx-120": 1}
+MOST_CASES = {"simt": 3, "asan": 3, "ptx-80": 2, "ptx-90": 1, "ptx-100": 1, "ptx-120": 1}
 DEFAULT = ["cpu", "simt", *(f"ptx-{n}" for n in emulation.ARCHITECTURES)]
 
 
