@@ -1,27 +1,23 @@
-"""Writes the parts of the documentation that come from results and code; none is typed by hand.
+"""Writes the benchmarks of the documentation from the committed results; none is typed by hand.
 
 ``python benchmarks/docs.py`` rewrites what is between the marks of the pages in ``docs/``; with
-``--check`` it exits with 1 if a page is not what results and code say.
+``--check`` it exits with 1 if a page is not what the results say.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from readme import RESULTS, command, load, mebibytes, milliseconds, ratio, row_of
 
-import sslkern
-
 DOCS = Path(__file__).parents[1] / "docs"
 MARK = re.compile(
-    r"(?P<begin><!-- (?P<kind>benchmark|names|help): (?P<name>.+?), "
-    r"written by benchmarks/docs.py -->\n)"
-    r".*?(?P<end><!-- /(?P=kind) -->)",
+    r"(?P<begin><!-- benchmark: (?P<loss>\w+), written by benchmarks/docs.py -->\n)"
+    r".*?(?P<end><!-- /benchmark -->)",
     re.DOTALL,
 )
 
@@ -83,38 +79,9 @@ def benchmark(loss: str) -> str:
     return "\n".join(parts)
 
 
-def names(module: str) -> str:
-    """A table of the public names of a module, with the first sentence of each."""
-    found = sys.modules[module]
-    lines = ["| name | what it is |", "|---|---|"]
-    for name in sorted(found.__all__, key=str.lower):
-        value = getattr(found, name)
-        if isinstance(value, str):
-            continue
-        first = (value.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        first = re.sub(r"\s+", " ", first).replace("|", r"\|")
-        lines.append(f"| [`{name}`][{module}.{name}] | {first} |")
-    return "\n".join([*lines, ""])
-
-
-def help_text(name: str) -> str:
-    """What a command says of itself."""
-    command = [sys.executable, "-m", "sslkern", *name.split(), "--help"]
-    environment = {"COLUMNS": "100", "PATH": "", "NO_COLOR": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    return f"```\n{done.stdout.strip()}\n```\n"
-
-
-PARTS: dict[str, Callable[[str], str]] = {
-    "benchmark": benchmark,
-    "names": names,
-    "help": help_text,
-}
-
-
 def with_parts(text: str) -> str:
     """A page with its written parts."""
-    return MARK.sub(lambda m: m["begin"] + PARTS[m["kind"]](m["name"]) + m["end"], text)
+    return MARK.sub(lambda m: m["begin"] + benchmark(m["loss"]) + m["end"], text)
 
 
 def main() -> int:
@@ -130,5 +97,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    assert sslkern.__all__
     sys.exit(main())

@@ -134,6 +134,9 @@ def prefer_functions(package: griffe.Module) -> None:
                 alias.resolve_target()  # while the files are still there
     for path, function in hidden.items():
         parent = package[path.split(".")[1:-1]]
+        file = parent.members[function.name]
+        # What else is in the file is still found by its path.
+        function.members.update({n: x for n, x in file.members.items() if x is not function})
         parent.members[function.name] = griffe.Alias(function.name, function, parent=parent)
 
 
@@ -156,3 +159,5 @@ class Docstrings(griffe.Extension):
         prefer_functions(pkg)
         for obj in own:
             rewrite(obj)
+            if obj.name == "extra_repr" and obj.parent:  # every module has it, for print
+                del obj.parent.members[obj.name]

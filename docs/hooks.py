@@ -1,12 +1,17 @@
-"""What pages take from files beside them: sections of the README, plots of committed results.
+"""What pages take from elsewhere: sections of the README, plots of results, names, help.
 
 A line ``<!-- section: FILE: HEADING -->`` in a page stands for the text under that heading of that
-file.
+file, ``<!-- help: COMMAND -->`` for what ``python -m sslkern COMMAND --help`` prints,
+``<!-- names: MODULE -->`` for a table of what the module has in public.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 PLOTS = ROOT / "benchmarks" / "results"
 
 _SECTION = re.compile(r"^<!-- section: (\S+): (.+?) -->$", re.MULTILINE)
+_HELP = re.compile(r"^<!-- help: (\w+) -->$", re.MULTILINE)
+_NAMES = re.compile(r"^<!-- names: (\S+) -->$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?://|#)[^)]+\)")
 
 
@@ -45,8 +52,35 @@ def _without_code(text: str) -> str:
     )
 
 
+def help_of(command: str) -> str:
+    """What a command says of itself, as a block."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sslkern", command, "--help"],
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return f"```text\n{done.stdout.strip()}\n```"
+
+
+def names(module: str) -> str:
+    """A table of the public names of a module, with the first sentence of each."""
+    found = importlib.import_module(module)
+    lines = ["| name | what it is |", "|---|---|"]
+    for name in sorted(found.__all__, key=str.lower):
+        value = getattr(found, name)
+        data = isinstance(value, str | dict)  # whose docstring is that of the type
+        first = "" if data else (value.__doc__ or "").strip().split("\n\n")[0]
+        link = f"`{name}`" if name.startswith("_") else f"[`{name}`][{module}.{name}]"
+        lines.append(f"| {link} | {' '.join(first.split())} |")
+    return "\n".join(lines)
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the sections in that a page names."""
+    """Put in what a page names."""
+    markdown = _NAMES.sub(lambda match: names(match[1]), markdown)
+    markdown = _HELP.sub(lambda match: help_of(match[1]), markdown)
     return _SECTION.sub(lambda match: section(match[1], match[2]), markdown)
 
 

@@ -1,5 +1,10 @@
-// What arithmatex has marked is math; nothing else is.
+// What arithmatex has marked is math; nothing else is. textmacros: for \_ within \text.
 window.MathJax = {
-  tex: { inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]] },
+  loader: { load: ["[tex]/textmacros"] },
+  tex: {
+    packages: { "[+]": ["textmacros"] },
+    inlineMath: [["\\(", "\\)"]],
+    displayMath: [["\\[", "\\]"]],
+  },
   options: { ignoreHtmlClass: ".*|", processHtmlClass: "arithmatex" },
 };

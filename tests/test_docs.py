@@ -8,6 +8,7 @@ import doctest
 import functools
 import importlib
 import importlib.util
+import io
 import os
 import re
 import subprocess
@@ -22,8 +23,10 @@ import pytest
 import torch
 from open_clip_losses import open_clip_losses
 
+import sslkern
 from sslkern.bench.contenders import UnavailableError
 from sslkern.bench.peers import import_peer
+from sslkern.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -130,14 +133,25 @@ def test_links_lead_somewhere(pages: dict[Path, Page], site: Path) -> None:
 
 
 @needs_mkdocs
+def test_names_in_docstrings_are_links(pages: dict[Path, Page]) -> None:
+    """Every function names its definition, and those for several processes what that means."""
+    shown = [page for page in pages.values() if any(i.startswith("sslkern.") for i in page.ids)]
+    own = {target.split("#")[-1] for page in shown for target in page.targets if "../" in target}
+    functions = set(sslkern.__all__) & set(sslkern.reference.__all__)
+    assert len(functions) > 20
+    assert {f"sslkern.reference.{name}" for name in functions} <= own
+    assert {"sslkern.parallel", "sslkern.methods.TiCoState"} <= own
+
+
+@needs_mkdocs
 def test_nothing_of_another_markup_is_left(pages: dict[Path, Page], site: Path) -> None:
     """Roles and directives of reST, names in backticks, includes that were not put in."""
-    raw = re.compile(r":\w+:`|\.\. \w+::|`|<autoref|<!-- section|\\\(|\$\$")
+    raw = re.compile(r":\w+:`|\.\. \w+::|`|\\\(|\$\$")
     left = []
     for path, page in pages.items():
         found = raw.findall("\n".join(page.text))
         left += [f"{path.relative_to(site)}: {text}" for text in found]
-        assert "<autoref" not in path.read_text()
+        assert not re.search("<autoref|<!-- (section|help|names)", path.read_text())
     assert not left
 
 
@@ -167,11 +181,12 @@ def test_functions_that_are_files_are_documented_as_functions(pages: dict[Path, 
 
 
 @needs_mkdocs
-def test_unknown_section_ends_the_build() -> None:
+def test_pages_include_sections_and_help() -> None:
     hooks = script("docs/hooks.py")
     assert "sm_80" in hooks.section("README.md", "CUDA: what has been run, and what has not")
     with pytest.raises(Exception, match="no heading 'Nothing'"):
         hooks.section("README.md", "Nothing")
+    assert "--checkpoint-every" in hooks.on_page_markdown("<!-- help: train -->")
 
 
 @needs_mkdocs
@@ -183,10 +198,10 @@ def test_docstrings_are_rewritten_as_they_say() -> None:
     assert aligned == ("\n$$\n\\begin{aligned}\na &= b \\\\\nc &= d\n\\end{aligned}\n$$\n\nText")
 
 
-# ---- what is written from results and code
+# ---- what is written from results
 
 
-def test_pages_are_what_results_and_code_say() -> None:
+def test_pages_are_what_results_say() -> None:
     command = [sys.executable, ROOT / "benchmarks" / "docs.py", "--check"]
     assert subprocess.run(command, check=False).returncode == 0
 
@@ -241,11 +256,11 @@ def test_code_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @functools.cache
 def help_of(command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "sslkern", command, "--help"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"python -m sslkern {command}"
-    return done.stdout
+    """What ``python -m sslkern COMMAND --help`` prints."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), pytest.raises(SystemExit, match=r"^0$"):
+        main([command, "--help"])
+    return text.getvalue()
 
 
 def test_commands_have_the_flags_that_are_shown() -> None:
