@@ -10,8 +10,9 @@ Every rank must call it, and ``backward`` too, for both exchange rows or statist
   same loss, the mean over ranks that DistributedDataParallel and FSDP take of the gradients of
   parameters is the gradient that one process with the whole batch would have had.
 - What is not a row (temperatures, biases of a scale, queues) must be the same on all ranks. The
-  ranks compare shapes, dtypes, options and numbers in one small exchange and all raise if they disagree; on
-  GPUs the host waits for it. ``check=False`` leaves it out: then all ranks must have as many rows.
+  ranks compare shapes, dtypes, options and numbers in one small exchange and all raise if they
+  disagree; on GPUs the host waits for it. ``check=False`` leaves it out: then all ranks must have
+  as many rows.
 - `all_rows` gives what a queue that is the same on all ranks takes.
 - `cached_step` is for batches whose encoder, not whose loss, does not fit.
 - A rank that dies or hangs ends in an error on the others within the timeout of their group.
