@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Number
 from typing import Any
 
 import torch
@@ -13,6 +15,9 @@ from torch.utils import _pytree
 Call = Callable[..., Any]
 Tensors = list[Tensor]
 
+_KNOWN = (Tensor, Number, str, type(None))
+"""What has no tensors inside that would go unnoticed, as other sequences than lists may have."""
+
 
 def run(ours: Call, original: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """What ``ours`` returns, with gradients that may be differentiated again.
@@ -21,69 +26,84 @@ def run(ours: Call, original: Call, args: Sequence[Any], kwargs: dict[str, Any])
     then runs in the backward pass. Only tensors among the arguments get gradients.
     """
     flat, spec = _pytree.tree_flatten((tuple(args), kwargs))
-    inputs = list({id(x): x for x in flat if isinstance(x, Tensor) and x.requires_grad}.values())
-    if not inputs or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    tensors = list({id(x): x for x in flat if isinstance(x, Tensor)}.values())
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    known = all(isinstance(x, _KNOWN) for x in flat)
+    if not wanted or not known or torch.compiler.is_compiling():
         return ours(*args, **kwargs)
-    places = {id(x): place for place, x in enumerate(inputs)}
-    found: dict[str, Any] = {}
+    places = {id(x): place for place, x in enumerate(tensors)}
+    template = [_Place(places[id(x)]) if isinstance(x, Tensor) else x for x in flat]
+    calls = (functools.partial(_call, call, template, spec) for call in (ours, original))
+    results: list[Any] = []
+    losses = iter(_Loss.apply(results, *calls, *tensors))  # type: ignore[no-untyped-call]
+    rest, result_spec = results.pop()
+    merged = [next(losses) if x is _LOSS else x for x in rest]
+    return _pytree.tree_unflatten(merged, result_spec)
 
-    def with_inputs(call: Call) -> Callable[[Tensors], Tensors]:
-        """A call of the inputs alone, to those of its results that have a gradient."""
 
-        def of_inputs(tensors: Tensors) -> Tensors:
-            values = [tensors[places[id(x)]] if id(x) in places else x for x in flat]
-            given, named = _pytree.tree_unflatten(values, spec)
-            results, found["spec"] = _pytree.tree_flatten(call(*given, **named))
-            has = [isinstance(x, Tensor) and x.requires_grad for x in results]
-            found["results"], found["has"] = results, has
-            return [x for x, has_gradient in zip(results, has, strict=True) if has_gradient]
+class _Place(int):
+    """Where in the list of tensors an argument is: calls that wait for a gradient hold none."""
 
-        return of_inputs
 
-    calls = with_inputs(ours), with_inputs(original)
-    losses = iter(_Loss.apply(*calls, *inputs))  # type: ignore[no-untyped-call]
-    results = zip(found["results"], found["has"], strict=True)
-    merged = [next(losses) if has_gradient else x for x, has_gradient in results]
-    return _pytree.tree_unflatten(merged, found["spec"])
+_LOSS = object()
+
+
+def _call(
+    call: Call, template: Sequence[Any], spec: Any, tensors: Tensors
+) -> tuple[Tensors, tuple[list[Any], Any]]:
+    """The results that have a gradient; and all others, with how they are to be put together."""
+    values = [tensors[x] if isinstance(x, _Place) else x for x in template]
+    args, kwargs = _pytree.tree_unflatten(values, spec)
+    results, result_spec = _pytree.tree_flatten(call(*args, **kwargs))
+    has = [isinstance(x, Tensor) and x.requires_grad for x in results]
+    losses = [x for x, is_loss in zip(results, has, strict=True) if is_loss]
+    rest = [_LOSS if is_loss else x for x, is_loss in zip(results, has, strict=True)]
+    return losses, (rest, result_spec)
 
 
 class _Loss(torch.autograd.Function):
     """Ours, or the original where a graph of the gradient is wanted."""
 
     @staticmethod
-    def forward(ctx: Any, ours: Any, original: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*inputs)
+    def forward(
+        ctx: Any, results: list[Any], ours: Any, original: Any, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*tensors)
         ctx.ours, ctx.original = ours, original
-        ctx.autocast = _autocast_as_now(inputs[0].device.type)
-        ctx.held = _run_on_leaves(ours, inputs)
+        ctx.needs = ctx.needs_input_grad[3:]
+        ctx.autocast = _autocast_as_now(tensors[0].device.type)
+        *ctx.held, rest = _run_on_leaves(ctx, tensors)
+        results.append(rest)
         return tuple(loss.detach() for loss in ctx.held[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors  # raises where the graph was freed
-        if torch.is_grad_enabled():
+        tensors = ctx.saved_tensors  # raises where the graph was freed
+        again = torch.is_grad_enabled()
+        if again:
             with ctx.autocast():
-                # Views, for an input may have been made from another.
-                leaves = [x.view_as(x) for x in inputs]
-                losses = ctx.original(leaves)
-            return None, None, *_grad(losses, leaves, grads, create_graph=True)
-        if ctx.held is None:  # a graph that is kept; memory is not, in case it is the last time
+                # Views, for a tensor may have been made from another.
+                leaves = [x.view_as(x) for x in tensors]
+                losses, _ = ctx.original(leaves)
+        elif ctx.held is None:  # a graph that is kept; memory is not, in case it is the last time
             with ctx.autocast():
-                ctx.held = _run_on_leaves(ctx.ours, inputs)
-        (leaves, losses), ctx.held = ctx.held, None
-        return None, None, *_grad(losses, leaves, grads)
+                leaves, losses, _ = _run_on_leaves(ctx, tensors)
+        else:
+            (leaves, losses), ctx.held = ctx.held, None
+        inputs = [x for x, needs in zip(leaves, ctx.needs, strict=True) if needs]
+        found = iter(
+            torch.autograd.grad(losses, inputs, grads, create_graph=again, allow_unused=True)
+        )
+        return None, None, None, *(next(found) if needs else None for needs in ctx.needs)
 
 
-def _run_on_leaves(call: Callable[[Tensors], Tensors], inputs: Sequence[Tensor]) -> Any:
+def _run_on_leaves(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Tensors, Tensors, Any]:
     with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in inputs]
-        return leaves, call(leaves)
-
-
-def _grad(
-    losses: Tensors, leaves: Tensors, grads: Sequence[Tensor], create_graph: bool = False
-) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(losses, leaves, grads, create_graph=create_graph, allow_unused=True)
+        leaves = [
+            x.detach().requires_grad_(needs) for x, needs in zip(tensors, ctx.needs, strict=True)
+        ]
+        losses, rest = ctx.ours(leaves)
+    return leaves, losses, rest
 
 
 def is_autocast(device: str) -> bool:

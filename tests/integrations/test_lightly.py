@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -241,6 +243,20 @@ def test_second_derivatives_stay(case: str) -> None:
     assert_graphs_are_kept_as_asked(patch_lightly, make, *inputs(7, 5))
 
 
+def test_nothing_is_held_after_the_backward_pass() -> None:
+    """Of a loss that a training loop adds up with its graph."""
+    with patch_lightly():
+        a, b = (x.requires_grad_() * 1 for x in views(6, 4))
+        loss = lightly.NTXentLoss()(a, b.detach()) + lightly.DCLLoss()(a, b)
+        held = [weakref.ref(x) for x in (a, b)]
+        del a, b
+        gc.collect()
+        assert None not in [x() for x in held]
+        loss.backward()
+        gc.collect()
+        assert [x() for x in held] == [None, None]
+
+
 def test_second_derivative_of_a_view_made_from_the_other() -> None:
     def call(a: Tensor) -> Tensor:
         b = a.sin()
@@ -261,6 +277,20 @@ def test_both_views_may_be_one_tensor() -> None:
 class _WithItself(nn.Module):
     def forward(self, a: Tensor) -> Tensor:
         return lightly.NTXentLoss()(a, a) + lightly.VICRegLoss()(a, a)
+
+
+def test_other_sequences_than_lists_get_their_gradients() -> None:
+    class Views(list):
+        """Of which PyTorch does not know that it holds tensors."""
+
+    def call(*scores: Tensor) -> Tensor:
+        return lightly.SwaVLoss()(Views(scores[:2]), list(scores[2:]))
+
+    inputs = [x / 4 for x in (*views(6, 4), *views(6, 4))]
+    expected = evaluate(call, *inputs)
+    with patch_lightly():
+        assert runs_ours(partial(call, *inputs))
+        assert_same(evaluate(call, *inputs), expected, 1e-9)
 
 
 def test_temperature_gets_its_gradient() -> None:
