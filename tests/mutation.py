@@ -113,10 +113,10 @@ def _with_ids(n: int, dim: int, g: Generator) -> Values:
     return inputs.query_key(n, dim, g) | {"ids": torch.arange(n) // 2}
 
 
-def _with_a_class(n: int, dim: int, g: Generator) -> Values:
-    """Four of eight rows are of one identity: their lanes count no pairs with each other."""
-    row = torch.arange(n)
-    return inputs.query_key(n, dim, g) | {"ids": torch.where(row % 8 < 4, 0, row)}
+def _with_two_ids(n: int, dim: int, g: Generator) -> Values:
+    """Half of the pairs do not count, in no pattern: no two lanes count as many."""
+    ids = {name: torch.randint(2, (n,), generator=g) for name in ("ids", "key_ids")}
+    return inputs.query_key(n, dim, g) | ids
 
 
 def _of_columns(n: int, dim: int, g: Generator) -> Values:
@@ -236,7 +236,7 @@ MORE_FORMS = (
     _info_nce("smoothing", inputs.query_key, label_smoothing=0.1),
     _info_nce("symmetric smoothing", inputs.query_key, symmetric=True, label_smoothing=0.1),
     _info_nce("ids", _with_ids),
-    _info_nce("a class, smoothing", _with_a_class, symmetric=True, label_smoothing=0.1),
+    _info_nce("two ids, smoothing", _with_two_ids, symmetric=True, label_smoothing=0.1),
     _info_nce("of columns", _of_columns),
     _info_nce("symmetric, of columns", _of_columns, symmetric=True),
     _info_nce("symmetric, two lengths", _two_lengths, symmetric=True),
