@@ -25,11 +25,11 @@ from sslkern.ops._pairs import dot
 from sslkern.parallel.info_nce import (
     Columns,
     Options,
-    check_lengths,
+    check_here,
     rows_with_own_keys,
     rows_with_targets,
 )
-from sslkern.parallel.processes import Processes, Sharing, meet
+from sslkern.parallel.processes import Processes, Sharing, are_many, meet
 from sslkern.parallel.rows import no_rows, reduce_rows
 from sslkern.reference._common import (
     normalize_rows,
@@ -124,6 +124,8 @@ def info_nce_loss(
     Visual Representation Learning", 2019, https://arxiv.org/abs/1911.05722
     """
     in_batch = negatives is None if in_batch is None else in_batch
+    bank_alone = negatives is not None and not in_batch
+    sharing = Sharing(gather_distributed, process_group, check, strategy)
 
     def check_arguments() -> None:
         _check_tensors(query=query, key=key)
@@ -133,16 +135,23 @@ def info_nce_loss(
         check_positive(as_scalar_tensor(temperature, "temperature", _OP, query), "temperature", _OP)
         if query.dim() == 2:
             check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
-        if gather_distributed:
+        if are_many(sharing):
+            own = {"temperature": temperature, "bias": bias, "key_ids": key_ids}
+            if negatives is not None:
+                _check_negatives(key, negatives)
+            if bank_alone:  # its columns are the negatives, and the key that the row has itself
+                of_negatives = {"key_ids": own.pop("key_ids")}
+                check_here(_OP, query, len(negatives), of_negatives, {"ids": ids})  # type: ignore
             columns = len(key) + (0 if negatives is None else len(negatives))
-            of_columns = {"temperature": temperature, "bias": bias, "key_ids": key_ids}
-            of_rows = {"target": target, "ids": ids}
-            check_lengths(_OP, columns, of_columns, len(query), of_rows)
+            check_here(_OP, query, columns, own, {"target": target, "ids": ids})
+            if not 0 <= label_smoothing <= 1:
+                refuse(_OP, "label_smoothing", "in [0, 1]", label_smoothing)
 
     options = {
         "temperature": temperature,
         "bias": bias,
         "in_batch": in_batch,
+        "the shape of negatives": tuple(negatives.shape) if isinstance(negatives, Tensor) else None,
         "target": target is not None,
         "ids": (ids is not None, key_ids is not None),
         "symmetric": symmetric,
@@ -151,11 +160,10 @@ def info_nce_loss(
         "whether there is a weight": weight is not None,
         "reduction": reduction,
     }
-    sharing = Sharing(gather_distributed, process_group, check, strategy)
     shards = {"query": query, "key": key}
     processes = meet(_OP, sharing, shards, options, check_arguments, one_shape=False)
     tau = as_scalar_tensor(temperature, "temperature", _OP, query)
-    if negatives is not None and not in_batch:
+    if negatives is not None and bank_alone:
         if processes is not None and len(query) == 0:
             rows = no_rows(query, key, negatives, tau)
         else:

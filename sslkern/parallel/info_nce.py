@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import accumulate_dtype, refuse
+from sslkern.ops._common import accumulate_dtype, check_floating, check_same_device, refuse
 from sslkern.parallel.pairs import dot_of_pairs
 from sslkern.parallel.processes import Processes, promoted
 from sslkern.parallel.route import Route
@@ -35,22 +35,43 @@ class Columns(NamedTuple):
         return Columns(*keys), Columns(*bank)
 
 
-def check_lengths(
-    op: str, count: int, of_columns: Mapping[str, object], rows: int, of_rows: Mapping[str, object]
+def check_here(
+    op: str,
+    like: Tensor,
+    count: int,
+    of_columns: Mapping[str, object],
+    of_rows: Mapping[str, object],
 ) -> None:
-    """Of what belongs to this rank's columns or rows, before anything is exchanged.
+    """What the operator would see on this rank alone, when the others are waiting already.
 
-    A temperature may also be one number.
+    Args:
+        op: What errors call the loss.
+        like: This rank's queries (N, D).
+        count: Of its columns.
+        of_columns: What belongs to each; a temperature may also be one number.
+        of_rows: What belongs to each query.
     """
+    rows = len(like)
     expected = (
         (of_columns, f"(columns,) = ({count},)", count),
         (of_rows, f"(N,) = ({rows},)", rows),
     )
     for tensors, shape, length in expected:
         for name, x in tensors.items():
-            one = name == "temperature" and (not isinstance(x, Tensor) or x.numel() == 1)
-            if isinstance(x, Tensor) and not one and x.shape != (length,):
+            if not isinstance(x, Tensor):
+                continue
+            one = name == "temperature" and x.numel() == 1
+            if not one and x.shape != (length,):
                 refuse(op, name, f"of shape {shape}", f"shape {tuple(x.shape)}")
+            check_same_device(x, name, like, "query", op)
+            _check_kind(op, name, x)
+
+
+def _check_kind(op: str, name: str, x: Tensor) -> None:
+    if name in ("temperature", "bias"):
+        check_floating(x, name, op)
+    elif x.dtype != torch.int64:
+        raise TypeError(f"sslkern::{op}: expected {name} to be of dtype torch.int64, got {x.dtype}")
 
 
 class Options(NamedTuple):

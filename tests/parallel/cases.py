@@ -146,6 +146,7 @@ INFO_NCE = (
     _info_nce("of columns", more=_of_columns, symmetric=True),
     _info_nce("bank", bank=True),
     _info_nce("bank, smoothing", bank=True, label_smoothing=0.2),
+    _info_nce("bank, ids", more=_ids, bank=True, key_ids=torch.tensor([0, 1, 2, 3, 4])),
     _info_nce("batch and bank", bank=True, in_batch=True),
     _info_nce("batch and bank, smoothing", bank=True, in_batch=True, label_smoothing=0.2),
     _info_nce("targets", more=_targets(0)),

@@ -196,6 +196,54 @@ def test_second_derivatives_are_refused(ranks: Ranks) -> None:
         assert text.startswith("NotImplementedError: sslkern::ntxent: expected the gradient not")
 
 
+Z = torch.eye(3, 4)
+WHOLE = torch.zeros(3, dtype=torch.int64)
+# Of InfoNCE, on two ranks: what both are given, what the second one is given, what all raise.
+WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"ids": WHOLE}, {"ids": WHOLE.int()}, "ids to be of dtype torch.int64, got torch.int32"),
+    (
+        {"ids": WHOLE, "key_ids": WHOLE},
+        {"key_ids": WHOLE.int()},
+        "key_ids to be of dtype torch.int",
+    ),
+    ({"ids": WHOLE}, {"ids": WHOLE[:2]}, r"ids to be of shape \(N,\) = \(3,\), got shape \(2,\)"),
+    (
+        {"target": WHOLE},
+        {"target": WHOLE.int()},
+        "target to be of dtype torch.int64, got torch.int",
+    ),
+    ({"bias": Z[0, :3]}, {"bias": WHOLE}, "bias to be of dtype torch.float64, .* got torch.int64"),
+    ({}, {"label_smoothing": 2.0}, r"label_smoothing to be in \[0, 1\], got 2.0"),
+    ({"negatives": Z}, {"negatives": Z[:, :3]}, r"negatives to be of shape \(K, 4\) with K > 0"),
+    ({"negatives": Z}, {"negatives": Z[:2]}, r"the shape of negatives to be the same .* \(2, 4\)"),
+    ({"negatives": Z}, {"negatives": Z.double()}, "negatives to be of the dtype of key"),
+    (
+        {"negatives": Z, "in_batch": True},
+        {"negatives": Z[:0]},
+        r"negatives to be of shape \(K, 4\) with K > 0, got shape \(0, 4\)",
+    ),
+    (
+        {"negatives": Z, "ids": WHOLE, "key_ids": WHOLE},
+        {"key_ids": WHOLE[:2]},
+        r"key_ids to be of shape \(columns,\) = \(3,\), got shape \(2,\)",
+    ),
+]
+
+
+def _info_nce_of_rank(group: Any, number: int) -> None:
+    given, wrong, _ = WRONG[number]
+    if dist.get_rank(group) == 1:
+        given = given | wrong
+    sslkern.info_nce_loss(Z, Z, **given, gather_distributed=True, process_group=group)
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_what_one_rank_is_given_wrong_all_refuse(ranks: Ranks, number: int) -> None:
+    for text in ranks.errors(2, _info_nce_of_rank, number).values():
+        assert text.startswith(("ValueError: sslkern::", "TypeError: sslkern::"))
+        assert re.search(WRONG[number][2], text.partition("\n")[0])
+
+
 def _target_out_of_range(group: Any, strategy: str) -> None:
     """Two keys on each of two ranks: the second rank wants a fifth."""
     target = torch.tensor([0, 4 * dist.get_rank(group)])
