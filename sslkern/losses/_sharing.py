@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch.distributed as dist
@@ -30,6 +31,13 @@ class SharedLoss(nn.Module):
         self.process_group = process_group
         self.check = check
         self.strategy = strategy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedLoss:
+        """A copy is of the same ranks: a group of processes cannot be copied."""
+        memo[id(self.process_group)] = self.process_group
+        other = memo[id(self)] = self.__class__.__new__(self.__class__)
+        other.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return other
 
     @property
     def sharing(self) -> dict[str, Any]:

@@ -132,3 +132,46 @@ def test_autocast_promotes_mixed_dtypes(ranks: Ranks, name: str) -> None:
     expected = PAIRS[name](z_a.double(), z_b)
     for loss in ranks.run(3, _mixed_of_rank, name, [3, 0, 4]):
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+
+
+HALF = {
+    "ntxent_loss": partial(sslkern.ntxent_loss, temperature=0.1),
+    "info_nce_loss": partial(sslkern.info_nce_loss, temperature=0.1, symmetric=True),
+    "siglip_loss": partial(sslkern.siglip_loss, logit_scale=2.0, logit_bias=-1.0),
+    "vicreg_loss": sslkern.vicreg_loss,
+    "tico_loss": partial(sslkern.tico_loss, state=torch.eye(24)),
+}
+
+
+def _correlated(rows: int, dtype: torch.dtype) -> list[Tensor]:
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(rows, 24, generator=g)
+    return [x.to(dtype) for x in (z, z + torch.randn(rows, 24, generator=g))]
+
+
+def _half_of_rank(
+    group: dist.ProcessGroup, name: str, split: list[int], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    views = _correlated(sum(split), dtype)
+    z_a, z_b = (z.split(split)[dist.get_rank(group)].clone() for z in views)
+    loss = HALF[name](z_a.requires_grad_(), z_b, gather_distributed=True, process_group=group)
+    loss.backward()
+    assert z_a.grad is not None
+    return loss.detach(), z_a.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", HALF)
+def test_half_inputs_are_rounded_a_few_times(ranks: Ranks, name: str, dtype: torch.dtype) -> None:
+    """The loss is that of float32; a gradient's blocks are rounded, and their sum is."""
+    split = [30, 0, 34]
+    z_a, z_b = (z.double() for z in _correlated(sum(split), dtype))
+    loss = HALF[name](z_a.requires_grad_(), z_b)
+    (grad,) = torch.autograd.grad(loss, z_a)
+    found = ranks.run(3, _half_of_rank, name, split, dtype)
+    for value, _ in found:
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), loss.detach(), rtol=1e-6, atol=0)
+    got = torch.cat([x for _, x in found])
+    assert got.dtype == dtype
+    assert (got.double() / 3 - grad).norm() < torch.finfo(dtype).eps * grad.norm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -64,6 +65,24 @@ def test_memory_bank_takes_the_rows_of_all(ranks: Ranks, make: Any) -> None:
     for got, bank in ranks.run(len(SPLIT), _bank_of_rank, make):
         torch.testing.assert_close(got, losses, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(bank, state, rtol=1e-10, atol=1e-10)
+
+
+def _copied(group: dist.ProcessGroup) -> tuple[float, float]:
+    """A model with a loss in it, and its copy, whose bank is its own."""
+    loss = sslkern.losses.NTXentLoss(
+        memory_bank_size=(16, 4), gather_distributed=True, process_group=group
+    )
+    model = nn.ModuleDict({"loss": loss})
+    other = copy.deepcopy(model)["loss"]
+    assert other.process_group is group
+    assert other.queue.rows is not loss.queue.rows
+    z = _rows(3, dist.get_rank(group)).float()
+    return loss(z, z).item(), other(z, z).item()
+
+
+def test_copies_are_of_the_same_ranks(ranks: Ranks) -> None:
+    for first, second in ranks.run(2, _copied):
+        assert first == second
 
 
 # ---- the normaliser of the first batch
