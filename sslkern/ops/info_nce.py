@@ -26,8 +26,10 @@ from sslkern.parallel.info_nce import (
     Columns,
     Options,
     check_here,
+    described,
     rows_with_own_keys,
     rows_with_targets,
+    temperature_of_ranks,
 )
 from sslkern.parallel.processes import Processes, Sharing, are_many, meet
 from sslkern.parallel.rows import no_rows, reduce_rows
@@ -148,8 +150,8 @@ def info_nce_loss(
                 refuse(_OP, "label_smoothing", "in [0, 1]", label_smoothing)
 
     options = {
-        "temperature": temperature,
-        "bias": bias,
+        "temperature": described(temperature),
+        "bias": described(bias),
         "in_batch": in_batch,
         "the shape of negatives": tuple(negatives.shape) if isinstance(negatives, Tensor) else None,
         "target": target is not None,
@@ -163,6 +165,7 @@ def info_nce_loss(
     shards = {"query": query, "key": key}
     processes = meet(_OP, sharing, shards, options, check_arguments, one_shape=False)
     tau = as_scalar_tensor(temperature, "temperature", _OP, query)
+    tau = tau if processes is None else temperature_of_ranks(processes, tau)
     if negatives is not None and bank_alone:
         if processes is not None and len(query) == 0:
             rows = no_rows(query, key, negatives, tau)
@@ -254,6 +257,7 @@ def clip_loss(
     options = {"logit_scale": logit_scale, "logit_bias": logit_bias, "reduction": reduction}
     processes = meet(_OP, sharing, shards, options, check_arguments)
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
+    scale = scale if processes is None else scale.reshape(())
     rows = _against_columns(
         *(processes, image_features, Columns(text_features, scale, None, None), None, None),
         normalize=False,

@@ -19,7 +19,7 @@ class Columns(NamedTuple):
     """Columns with what belongs to them: a rank's keys, all keys, or a bank that all ranks have."""
 
     rows: Tensor
-    scale: Tensor  # of all, or one each
+    scale: Tensor  # a scalar for all, or one each
     bias: Tensor | None
     ids: Tensor | None
 
@@ -28,7 +28,7 @@ class Columns(NamedTuple):
         if len(self.rows) == first:
             return self, None
         sizes = [first, len(self.rows) - first]
-        scale = (self.scale,) * 2 if self.scale.numel() == 1 else torch.split(self.scale, sizes)
+        scale = (self.scale,) * 2 if self.scale.dim() == 0 else torch.split(self.scale, sizes)
         rest = [(x, x) if x is None else torch.split(x, sizes) for x in (self.bias, self.ids)]
         rows = torch.split(self.rows, sizes)
         keys, bank = zip(rows, scale, *rest, strict=True)
@@ -72,6 +72,32 @@ def _check_kind(op: str, name: str, x: Tensor) -> None:
         check_floating(x, name, op)
     elif x.dtype != torch.int64:
         raise TypeError(f"sslkern::{op}: expected {name} to be of dtype torch.int64, got {x.dtype}")
+
+
+def described(value: object) -> object:
+    """For the other ranks: a vector may have one element, where a rank has one column."""
+    if not isinstance(value, Tensor) or value.dim() != 1:
+        return value
+    grad = ", requires grad" if value.requires_grad and torch.is_grad_enabled() else ""
+    return f"a vector, {value.dtype}{grad}"
+
+
+def temperature_of_ranks(processes: Processes, temperature: Tensor) -> Tensor:
+    """A scalar for all columns, or a vector with one for each, also where a rank has one column."""
+    if temperature.dim() == 0:
+        return temperature
+    one = temperature.numel() == 1
+    value = temperature.detach().double().reshape(-1)[0] if one else 0.0
+    own = torch.zeros(3, dtype=torch.float64, device=temperature.device)
+    own += torch.stack([own.new_tensor(float(not one)), own[0] + value, own[0] - value])
+    each, largest, smallest = processes.all_reduce(own, largest=True).tolist()
+    if each:
+        return temperature.reshape(-1)
+    if largest != -smallest:
+        refuse(
+            processes.op, "temperature", "the same on all ranks", f"{largest:g} and {-smallest:g}"
+        )
+    return temperature.reshape(())
 
 
 class Options(NamedTuple):
@@ -152,7 +178,7 @@ def _targeted(
     rows, scale, bias, ids = (None,) * 4 if bank is None else bank
     return Columns(
         of(keys.rows, rows),  # type: ignore[arg-type]
-        keys.scale if keys.scale.numel() == 1 else of(keys.scale, scale),  # type: ignore[arg-type]
+        keys.scale if keys.scale.dim() == 0 else of(keys.scale, scale),  # type: ignore[arg-type]
         of(keys.bias, bias),
         of(keys.ids, ids),
     )
@@ -205,10 +231,9 @@ def _rows(
 
 
 def _positive(processes: Processes, options: Options, query: Tensor, keys: Columns) -> Tensor:
-    scale = keys.scale.double()
-    scale = scale if scale.numel() != 1 else scale.reshape(())
     names = processes.op, options.definition
-    logits = dot_of_pairs(*names, query, keys.rows, options.normalize) * scale
+    cosine = dot_of_pairs(*names, query, keys.rows, options.normalize)
+    logits = cosine * keys.scale.double()
     return logits if keys.bias is None else logits + keys.bias.double()
 
 

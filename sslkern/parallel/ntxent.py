@@ -17,11 +17,9 @@ def ntxent_rows(
     """Losses of this rank's 2B rows against those of all ranks."""
     check_positive(temperature, "temperature", processes.op)
     z_a, z_b = promoted(z_a, z_b)
-    scale = 1 / temperature
+    scale = 1 / temperature.reshape(())
     lse, _ = own_against_all(processes, "ntxent_loss", z_a, z_b, scale, normalize)
-    positive = scale.double().reshape(()) * dot_of_pairs(
-        processes.op, "ntxent_loss", z_a, z_b, normalize
-    )
+    positive = scale.double() * dot_of_pairs(processes.op, "ntxent_loss", z_a, z_b, normalize)
     return over_negatives(lse, positive.repeat(2)).to(accumulate_dtype(z_a))
 
 

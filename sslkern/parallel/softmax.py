@@ -58,7 +58,10 @@ def log_sum_exp(
     query_ids: Tensor | None = None,
     key_ids: Tensor | None = None,
 ) -> LogSumExps:
-    """Values of this rank's rows and, if symmetric, of its keys."""
+    """Values of this rank's rows and, if symmetric, of its keys.
+
+    The scale is a scalar for all, or a vector with one for each key.
+    """
     found = _LogSumExp.apply(how, query, key, scale, bias, query_ids, key_ids)  # type: ignore
     rows, columns, count_rows, count_columns = found
     return LogSumExps((rows, count_rows), (columns, count_columns))
@@ -80,14 +83,14 @@ class _Block(NamedTuple):
 
     def pack(self) -> list[Tensor]:
         """The tensors with a row per key: one scale for all does not travel."""
-        scale = [self.scale] if self.scale.numel() != 1 else []
+        scale = [self.scale] if self.scale.dim() == 1 else []
         return [x for x in (self.key, *scale, self.bias, self.ids) if x is not None]
 
     def unpack(self, tensors: Tensors) -> _Block:
         """The same of another rank."""
         rest = iter(tensors)
         key = next(rest)
-        scale = next(rest) if self.scale.numel() != 1 else self.scale
+        scale = next(rest) if self.scale.dim() == 1 else self.scale
         bias = None if self.bias is None else next(rest)
         return _Block(key, scale, bias, None if self.ids is None else next(rest))
 
@@ -250,7 +253,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """Of queries, keys, scale and bias: those of keys are collected on their way."""
     need_query, need_key, need_scale, need_bias = need
-    per_key = own.scale.numel() != 1
+    per_key = own.scale.dim() == 1
     accumulate = accumulate_dtype(query)
     g, stats = upstream.of_rows(query)
     h, stats_col = upstream.of_columns(query)

@@ -36,11 +36,10 @@ def dcl_rows(
     if processes.total("z_a") < 2:
         refuse(processes.op, "z_a", "of at least two rows on all ranks together", "one")
     z_a, z_b = promoted(z_a, z_b)
-    scale = 1 / temperature
+    scale = 1 / temperature.reshape(())
     lse, _ = own_against_all(processes, "dcl_loss", z_a, z_b, scale, normalize)
-    positive = (
-        scale.double().reshape(()) * dot_of_pairs(processes.op, "dcl_loss", z_a, z_b, normalize)
-    ).repeat(2)
+    cosine = dot_of_pairs(processes.op, "dcl_loss", z_a, z_b, normalize)
+    positive = (scale.double() * cosine).repeat(2)
     if weights is not None:
         a, b = (gather_rows(processes, "z_a", z) for z in (z_a, z_b))
         own = processes.indices("z_a", z_a.device)
@@ -57,7 +56,7 @@ def class_sums(
     pairs: bool,
 ) -> tuple[Tensor, PositiveSums]:
     """What this rank's rows sum over the rows of all ranks of other classes, and of their own."""
-    scale = 1 / temperature
+    scale = 1 / temperature.reshape(())
     how = Contrast(processes, "supcon_loss", "z", normalize, mirrored=True)
     negative = log_sum_exp(how, z, z, scale, query_ids=labels, key_ids=labels).rows[0]
     x = (unit_rows(z.double()) if normalize else z).to(accumulate_dtype(z))
@@ -73,6 +72,6 @@ def mean_potential(processes: Processes, x: Tensor, t: Tensor) -> Tensor:
     each_its_own = processes.indices("x", x.device)
     how = Contrast(processes, "uniformity", "x", mirrored=True)
     # |x - y|^2 = 2 - 2 x.y for unit rows.
-    found = log_sum_exp(how, x, x, 2 * t, query_ids=each_its_own, key_ids=each_its_own)
+    found = log_sum_exp(how, x, x, 2 * t.reshape(()), query_ids=each_its_own, key_ids=each_its_own)
     total = log_sum_over_ranks(processes, found.rows[0])
     return total - math.log(rows - 1) - math.log(rows) - 2 * t.double().reshape(())

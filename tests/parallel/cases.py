@@ -31,7 +31,6 @@ class Case:
     parameters: dict[str, float] = field(default_factory=dict)
     strategies: tuple[str, ...] = ("gather", "ring")
     dim: int = 4
-    single: bool = True  # whether a rank may have one row
     rate: float = 0.03  # of the steps: small where the gradients are large
 
     def __str__(self) -> str:
@@ -122,9 +121,7 @@ def _info_nce(about: str, **options: Any) -> Case:
     more = options.get("more", lambda n, g: {})
     own = more is _of_columns or options.get("own", False)
     parameters = {} if own else {"temperature": 0.5}
-    # One temperature for one column and one for all look the same: ranks say that they disagree.
-    single = not own
-    return Case(f"info_nce, {about}", loss, more=more, parameters=parameters, single=single)
+    return Case(f"info_nce, {about}", loss, more=more, parameters=parameters)
 
 
 def _targets(of_bank: int) -> Any:

@@ -31,7 +31,6 @@ def every_case() -> list[Any]:
         for case in CASES
         for strategy in case.strategies
         for split in splits
-        if case.single or 1 not in split
     ]
 
 
