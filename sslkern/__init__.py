@@ -1,12 +1,16 @@
 """Fused kernels for self-supervised losses: same numbers, no N x N matrix."""
 
 import sys as _sys
+import typing as _typing
 
 from sslkern import reference
 from sslkern._version import __version__
 
-try:
+if _typing.TYPE_CHECKING:
     from sslkern import integrations, losses
+    from sslkern import methods as methods
+
+try:
     from sslkern._build import build_config, fma_peak
     from sslkern._values import check_values
     from sslkern.metrics import alignment, contrastive_accuracy, rankme
@@ -82,3 +86,19 @@ __all__ = [
     "vicreg_loss",
     "wmse_loss",
 ]
+
+_ON_FIRST_USE = ("integrations", "losses", "methods")
+
+if not _typing.TYPE_CHECKING:  # else type checkers would take any name
+
+    def __getattr__(name: str) -> object:
+        """Import, when it is asked for, what the operators do without: it takes longest."""
+        if name in _ON_FIRST_USE:
+            from importlib import import_module
+
+            return import_module(f"sslkern.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})
