@@ -48,6 +48,27 @@ def words(text: str) -> tuple[str, ...]:
     return found
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dtype``, float32 by default."""
+    parser.add_argument(
+        "--dtype",
+        type=dtype,
+        default=torch.float32,
+        metavar="DTYPE",
+        help=f"{', '.join(DTYPES)}; default: float32",
+    )
+
+
+def add_repeats(parser: argparse.ArgumentParser) -> None:
+    """Add ``--repeats``, None where it is left to the measurement."""
+    parser.add_argument(
+        "--repeats",
+        type=positive_int,
+        metavar="R",
+        help="timed rounds; default: as many as fit into a run of a few minutes",
+    )
+
+
 def require(module: str, extra: str) -> None:
     """Make sure that an optional package is there before any work is done.
 

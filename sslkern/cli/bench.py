@@ -69,25 +69,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         " classes, sinkhorn with D prototypes), of each view (swav), tokens (linear_cross_entropy)"
         f" or all (supcon); default: {_default_sizes()}",
     )
-    parser.add_argument(
-        "--dtype",
-        type=arguments.dtype,
-        default=torch.float32,
-        metavar="DTYPE",
-        help=f"{', '.join(arguments.DTYPES)}; default: float32",
-    )
+    arguments.add_dtype(parser)
     parser.add_argument(
         "--threads",
         type=arguments.positive_int,
         metavar="N",
         help="threads of PyTorch and of the kernels; default: PyTorch's own choice",
     )
-    parser.add_argument(
-        "--repeats",
-        type=arguments.positive_int,
-        metavar="R",
-        help="timed rounds; default: as many as fit into a run of a few minutes",
-    )
+    arguments.add_repeats(parser)
     parser.add_argument(
         "--contenders",
         type=arguments.words,

@@ -87,19 +87,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="W,...",
         help="how many; default: 1,2,4,8",
     )
-    parser.add_argument(
-        "--dtype",
-        type=arguments.dtype,
-        default=torch.float32,
-        metavar="DTYPE",
-        help=f"{', '.join(arguments.DTYPES)}; default: float32",
-    )
-    parser.add_argument(
-        "--repeats",
-        type=arguments.positive_int,
-        metavar="R",
-        help="timed rounds; default: as many as fit into a run of a few minutes",
-    )
+    arguments.add_dtype(parser)
+    arguments.add_repeats(parser)
     parser.add_argument(
         "--json",
         type=Path,

@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from threading import RLock
 from types import ModuleType, TracebackType
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sslkern.integrations import _again
+from sslkern.integrations._tested import INSTALL, TESTED
 
 Method = Callable[..., Any]
 
@@ -242,14 +243,21 @@ def need_own_methods(module: object, owner: type, *names: str) -> None:
         need(not own, f"{name} of a subclass")
 
 
-def import_library(
-    library: str, module: str, tested: Mapping[str, tuple[str, str]], install: str
-) -> tuple[ModuleType, str]:
-    """The module, and the version of the library that is installed.
+def patch_library(
+    library: str, module: str, replacements: Callable[[ModuleType], Iterable[Replacement]]
+) -> Patch:
+    """Put in what ``replacements`` makes of the library's module.
 
     Raises:
         ImportError: If the library is not installed, or of a version that was not tested.
     """
+    found, version = _import_library(library, module)
+    return Patch(library, version, replacements(found))
+
+
+def _import_library(library: str, module: str) -> tuple[ModuleType, str]:
+    """The module, and the version of the library that is installed."""
+    install = INSTALL[library]
     try:
         version = importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
@@ -257,7 +265,7 @@ def import_library(
             f"sslkern::integrations: expected {library} to be installed, got no such package. "
             f"Run {install}."
         ) from None
-    first, last = tested[library]
+    first, last = TESTED[library]
     if not _release(first) <= _release(version) <= _release(last):
         versions = f"version {first}" if first == last else f"a version from {first} to {last}"
         raise ImportError(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkern.integrations._again import is_autocast
 from sslkern.integrations._patch import need
+from sslkern.parallel.processes import Sharing, are_many
 
 
 def need_tensors(*values: object) -> None:
@@ -22,7 +23,7 @@ def as_library(loss: Tensor, like: Tensor) -> Tensor:
 
 def are_several() -> bool:
     """Whether torch.distributed has more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return are_many(Sharing(gather_distributed=True))
 
 
 def need_even_rows(*values: Tensor) -> None:

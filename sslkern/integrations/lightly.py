@@ -11,14 +11,13 @@ from torch.nn import functional as F
 
 from sslkern.integrations._patch import (
     Patch,
-    import_library,
     need,
     need_own_methods,
     never,
+    patch_library,
     replacement,
 )
 from sslkern.integrations._tensors import are_several, as_library, need_even_rows, need_tensors
-from sslkern.integrations._tested import INSTALL, TESTED
 from sslkern.ops import (
     barlow_twins_loss,
     dcl_loss,
@@ -85,11 +84,10 @@ def patch_lightly() -> Patch:
 
     Source: https://github.com/lightly-ai/lightly
     """
-    module, version = import_library("lightly", "lightly.loss", TESTED, INSTALL["lightly"])
-    return Patch(
+    return patch_library(
         "lightly",
-        version,
-        [
+        "lightly.loss",
+        lambda module: [
             replacement(
                 getattr(module, name),
                 "forward",

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from sslkern.integrations._patch import (
     Patch,
-    import_library,
     need,
     need_own_methods,
+    patch_library,
     replacement,
 )
 from sslkern.integrations._tensors import are_several, as_library, need_even_rows, need_tensors
-from sslkern.integrations._tested import INSTALL, TESTED
-from sslkern.ops import clip_loss, siglip_loss
+from sslkern.losses._open_clip import clip_of_processes, siglip_of_processes
 
 
 def patch_open_clip() -> Patch:
@@ -58,12 +57,10 @@ def patch_open_clip() -> Patch:
 
     Source: https://github.com/mlfoundations/open_clip
     """
-    install = INSTALL["open_clip_torch"]
-    module, version = import_library("open_clip_torch", "open_clip.loss", TESTED, install)
-    return Patch(
+    return patch_library(
         "open_clip_torch",
-        version,
-        [
+        "open_clip.loss",
+        lambda module: [
             replacement(getattr(module, name), "forward", f"open_clip.{name}", ours(module))
             for name, ours in _LOSSES.items()
         ],
@@ -90,14 +87,13 @@ def _clip(module: Any) -> Forward:
         if several:
             need(self.gather_with_grad, "several processes without gather_with_grad")
             _need_processes(self, image_features, text_features)
-        rows = several and self.local_loss
-        loss = clip_loss(
+        loss = clip_of_processes(
             image_features,
             text_features,
             logit_scale,
             logit_bias,
-            reduction="none" if rows else "mean",
-            gather_distributed=several,
+            world_size=self.world_size,
+            local_loss=self.local_loss,
         )
         if self.cache_labels:
             batch = len(image_features)
@@ -120,12 +116,16 @@ def _siglip(module: Any) -> Forward:
         hooks = ("get_logits", "get_ground_truth", "_loss")
         need_own_methods(self, module.SigLipLoss, *hooks)
         _check_call(image_features, text_features, logit_scale, logit_bias)
-        inputs = (image_features, text_features, logit_scale, logit_bias)
-        if self.world_size == 1:
-            return _result(siglip_loss(*inputs), image_features, output_dict)
-        _need_processes(self, image_features, text_features)
-        strategy = "gather" if self.dist_impl in ("gather", "reduce") else "ring"
-        loss = siglip_loss(*inputs, reduction="none", gather_distributed=True, strategy=strategy)
+        if self.world_size != 1:
+            _need_processes(self, image_features, text_features)
+        loss = siglip_of_processes(
+            image_features,
+            text_features,
+            logit_scale,
+            logit_bias,
+            world_size=self.world_size,
+            dist_impl=self.dist_impl,
+        )
         return _result(loss, image_features, output_dict)
 
     return forward
@@ -150,7 +150,7 @@ def _need_processes(self: Any, *features: Tensor) -> None:
 
 
 def _result(loss: Tensor, like: Tensor, output_dict: bool) -> Result:
-    loss = as_library(loss.mean(), like)
+    loss = as_library(loss, like)
     return {"contrastive_loss": loss} if output_dict else loss
 
 

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from sslkern.integrations._patch import (
     Patch,
-    import_library,
     need,
     need_own_methods,
+    patch_library,
     replacement,
 )
 from sslkern.integrations._tensors import as_library, need_tensors
-from sslkern.integrations._tested import INSTALL, TESTED
 from sslkern.ops import info_nce_loss, supcon_loss
 
 
@@ -62,14 +61,10 @@ def patch_pytorch_metric_learning() -> Patch:
 
     Source: https://github.com/KevinMusgrave/pytorch-metric-learning
     """
-    library = "pytorch-metric-learning"
-    module, version = import_library(
-        library, "pytorch_metric_learning.losses", TESTED, INSTALL[library]
-    )
-    return Patch(
-        library,
-        version,
-        [
+    return patch_library(
+        "pytorch-metric-learning",
+        "pytorch_metric_learning.losses",
+        lambda module: [
             replacement(
                 getattr(module, name),
                 "compute_loss",
@@ -101,15 +96,9 @@ def _ntxent(cls: type) -> Compute:
         need_own_methods(self, cls, *_HOOKS)
         need(type(self.reducer) is MeanReducer, "a reducer that needs the pairs")
         need(not self.reducer.collect_stats, "statistics of the pairs")
-        rows = _rows(
-            *(self, "pairwise", "mean"),
-            *(embeddings, labels, indices_tuple, ref_emb, ref_labels),
-        )
-        if rows is None:
-            zero: dict[str, Any] = self.zero_losses()
-            return zero
-        mean = {"losses": rows, "indices": None, "reduction_type": "already_reduced"}
-        return {"loss": mean}
+        inputs = (embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        mean = _rows(self, "pairwise", "mean", *inputs)
+        return _losses(self, mean, None, "already_reduced")
 
     return compute_loss
 
@@ -124,18 +113,20 @@ def _supcon(cls: type) -> Compute:
         ref_labels: Tensor,
     ) -> dict[str, Any]:
         need_own_methods(self, cls, *_HOOKS)
-        rows = _rows(
-            *(self, "out", "none"),
-            *(embeddings, labels, indices_tuple, ref_emb, ref_labels),
-        )
-        if rows is None:
-            zero: dict[str, Any] = self.zero_losses()
-            return zero
-        indices = torch.arange(len(rows), device=rows.device)
-        elements = {"losses": rows, "indices": indices, "reduction_type": "element"}
-        return {"loss": elements}
+        inputs = (embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        rows = _rows(self, "out", "none", *inputs)
+        indices = None if rows is None else torch.arange(len(rows), device=rows.device)
+        return _losses(self, rows, indices, "element")
 
     return compute_loss
+
+
+def _losses(self: Any, losses: Tensor | None, indices: Tensor | None, kind: str) -> dict[str, Any]:
+    """As the library's reducers take them; its zero where there is no pair of one of the kinds."""
+    if losses is None:
+        zero: dict[str, Any] = self.zero_losses()
+        return zero
+    return {"loss": {"losses": losses, "indices": indices, "reduction_type": kind}}
 
 
 def _rows(

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkern.integrations._patch import Patch, import_library, need, replacement
+from sslkern.integrations._patch import Patch, need, patch_library, replacement
 from sslkern.integrations._tensors import are_several, need_even_rows, need_tensors
-from sslkern.integrations._tested import INSTALL, TESTED
 from sslkern.ops import info_nce_loss
 
 
@@ -54,18 +53,11 @@ def patch_sentence_transformers() -> Patch:
 
     Source: https://github.com/huggingface/sentence-transformers
     """
-    library = "sentence-transformers"
-    module, version = import_library(
-        library,
-        "sentence_transformers.sentence_transformer.losses",
-        TESTED,
-        INSTALL[library],
-    )
     name = "MultipleNegativesRankingLoss"
-    return Patch(
-        library,
-        version,
-        [
+    return patch_library(
+        "sentence-transformers",
+        "sentence_transformers.sentence_transformer.losses",
+        lambda module: [
             replacement(
                 getattr(module, name),
                 "compute_loss_from_embeddings",

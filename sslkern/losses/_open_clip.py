@@ -1,10 +1,13 @@
-"""The processes of open_clip's losses, which say how many there are and which one this is."""
+"""open_clip's losses in its processes, which say how many there are and which one this is."""
 
 from __future__ import annotations
 
 import torch.distributed as dist
+from torch import Tensor
 
 from sslkern.ops._common import refuse
+from sslkern.ops.info_nce import clip_loss
+from sslkern.ops.siglip import siglip_loss
 
 
 def check_processes(op: str, rank: int, world_size: int) -> None:
@@ -17,3 +20,43 @@ def check_processes(op: str, rank: int, world_size: int) -> None:
     if (rank, world_size) != there:
         wanted = f"those of torch.distributed, {there[0]} and {there[1]}"
         refuse(op, "rank and world_size", wanted, f"{rank} and {world_size}")
+
+
+def clip_of_processes(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor | None,
+    *,
+    world_size: int,
+    local_loss: bool,
+) -> Tensor:
+    """The mean over all pairs or, with ``local_loss``, over this process's."""
+    several = world_size > 1
+    loss = clip_loss(
+        image_features,
+        text_features,
+        logit_scale,
+        logit_bias,
+        reduction="none" if several and local_loss else "mean",
+        gather_distributed=several,
+    )
+    return loss.mean()
+
+
+def siglip_of_processes(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor | None,
+    *,
+    world_size: int,
+    dist_impl: str | None,
+) -> Tensor:
+    """That of this process's images and the texts of all."""
+    inputs = (image_features, text_features, logit_scale, logit_bias)
+    if world_size == 1:
+        return siglip_loss(*inputs)
+    strategy = "gather" if dist_impl in ("gather", "reduce") else "ring"
+    rows = siglip_loss(*inputs, reduction="none", gather_distributed=True, strategy=strategy)
+    return rows.mean()

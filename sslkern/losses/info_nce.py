@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sslkern.losses._open_clip import check_processes
+from sslkern.losses._open_clip import check_processes, clip_of_processes
 from sslkern.losses._sharing import SharedLoss
 from sslkern.ops._common import check_positive_number
-from sslkern.ops.info_nce import clip_loss, info_nce_loss
+from sslkern.ops.info_nce import info_nce_loss
 
 
 class InfoNCELoss(SharedLoss):
@@ -138,15 +138,12 @@ class ClipLoss(nn.Module):
         as ``{"contrastive_loss": loss}``.
         """
         check_processes("info_nce", self.rank, self.world_size)
-        several = self.world_size > 1
-        rows = several and self.local_loss
-        loss = clip_loss(
+        loss = clip_of_processes(
             image_features,
             text_features,
             logit_scale,
             logit_bias,
-            reduction="none" if rows else "mean",
-            gather_distributed=several,
+            world_size=self.world_size,
+            local_loss=self.local_loss,
         )
-        loss = loss.mean() if rows else loss
         return {"contrastive_loss": loss} if output_dict else loss

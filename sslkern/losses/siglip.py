@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from sslkern.losses._open_clip import check_processes
-from sslkern.ops.siglip import siglip_loss
+from sslkern.losses._open_clip import check_processes, siglip_of_processes
 
 
 class SigLipLoss(nn.Module):
@@ -62,13 +61,12 @@ class SigLipLoss(nn.Module):
         as ``{"contrastive_loss": loss}``.
         """
         check_processes("siglip", self.rank, self.world_size)
-        inputs = (image_features, text_features, logit_scale, logit_bias)
-        if self.world_size == 1:
-            loss = siglip_loss(*inputs)
-        else:
-            strategy = "gather" if self.dist_impl in ("gather", "reduce") else "ring"
-            rows = siglip_loss(
-                *inputs, reduction="none", gather_distributed=True, strategy=strategy
-            )
-            loss = rows.mean()
+        loss = siglip_of_processes(
+            image_features,
+            text_features,
+            logit_scale,
+            logit_bias,
+            world_size=self.world_size,
+            dist_impl=self.dist_impl,
+        )
         return {"contrastive_loss": loss} if output_dict else loss

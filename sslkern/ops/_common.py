@@ -130,6 +130,13 @@ def check_positive(value: Tensor, name: str, op: str) -> None:
         )
 
 
+def check_one_element(value: Tensor, name: str, op: str) -> None:
+    """Reject a tensor with more than one element, or none."""
+    if value.numel() != 1:
+        shape = f"shape {tuple(value.shape)}"
+        refuse(op, name, "a number or a tensor with one element", shape)
+
+
 def check_reduction(reduction: str, op: str) -> None:
     """Reject an unknown reduction."""
     if reduction not in REDUCTIONS:

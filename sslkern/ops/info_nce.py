@@ -12,6 +12,7 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_one_element,
     check_positive,
     check_reduction,
     check_row_weight,
@@ -22,6 +23,7 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._pairs import dot
+from sslkern.parallel.agreement import shape_of
 from sslkern.parallel.info_nce import (
     Columns,
     Options,
@@ -153,7 +155,7 @@ def info_nce_loss(
         "temperature": described(temperature),
         "bias": described(bias),
         "in_batch": in_batch,
-        "the shape of negatives": tuple(negatives.shape) if isinstance(negatives, Tensor) else None,
+        "the shape of negatives": shape_of(negatives),
         "target": target is not None,
         "ids": (ids is not None, key_ids is not None),
         "symmetric": symmetric,
@@ -248,9 +250,7 @@ def clip_loss(
         _check_features(image_features, text_features)
         scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
         check_positive(scale, "logit_scale", _OP)
-        if scale.numel() != 1:
-            got = f"shape {tuple(scale.shape)}"
-            refuse(_OP, "logit_scale", "a number or a tensor with one element", got)
+        check_one_element(scale, "logit_scale", _OP)
 
     sharing = Sharing(gather_distributed, process_group, check, strategy)
     shards = {"query": image_features, "key": text_features}

@@ -17,9 +17,10 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._formed import register_formed
+from sslkern.parallel.agreement import shape_of
 from sslkern.parallel.gradients import sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
-from sslkern.parallel.rows import no_rows, rows_of_ranks
+from sslkern.parallel.rows import mean_by_shares, no_rows, rows_of_ranks
 from sslkern.reference._common import ordered_sum
 
 _OP = "linear_cross_entropy"
@@ -134,7 +135,7 @@ def linear_cross_entropy(
         return cast(Tensor, loss).reshape(shape)
 
     described = {
-        "the shape of weight": tuple(weight.shape) if isinstance(weight, Tensor) else None,
+        "the shape of weight": shape_of(weight),
         "weight": weight,
         "bias": bias,
         "ignore_index": ignore_index,
@@ -182,9 +183,7 @@ def _reduce_over_ranks(
         shares = count = total.new_tensor(target.shape[:-1].numel())
     else:
         shares, count = _shares(total, target.flatten(), ignore_index, class_weight)
-    sums = torch.stack([x.double() for x in (total, shares, count)])
-    total_of_all, shares, count = sum_over_ranks(processes, sums).unbind()
-    return (total_of_all / torch.where(count > 0, shares, 1)).to(total.dtype)
+    return mean_by_shares(processes, total, shares, count).to(total.dtype)
 
 
 def _sum(inputs: tuple[Tensor, Tensor, Tensor | None], options: tuple[Any, ...]) -> Tensor:

@@ -10,6 +10,7 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     as_scalar_tensor,
     check_constant,
+    check_one_element,
     check_positive,
     check_reduction,
     check_row_weight,
@@ -17,6 +18,7 @@ from sslkern.ops._common import (
     refuse,
 )
 from sslkern.ops._embeddings import check_rows, check_same_kind
+from sslkern.parallel.agreement import shape_of
 from sslkern.parallel.processes import Sharing, are_many
 from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
 from sslkern.reference._common import NORM_EPS, normalize_rows
@@ -108,7 +110,7 @@ def ressl_loss(
     options = {
         "student_temperature": student_temperature,
         "teacher_temperature": teacher_temperature,
-        "the shape of queue": tuple(queue.shape) if isinstance(queue, Tensor) else None,
+        "the shape of queue": shape_of(queue),
         "normalize": normalize,
         "whether there is a weight": weight is not None,
         "reduction": reduction,
@@ -170,8 +172,7 @@ def _temperature(value: float | Tensor, name: str, like: Tensor) -> Tensor:
     """A checked temperature as a tensor."""
     tau = as_scalar_tensor(value, name, _OP, like)
     check_positive(tau, name, _OP)
-    if tau.numel() != 1:
-        refuse(_OP, name, "a number or a tensor with one element", f"shape {tuple(tau.shape)}")
+    check_one_element(tau, name, _OP)
     return tau
 
 

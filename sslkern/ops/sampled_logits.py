@@ -14,6 +14,7 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_one_element,
     check_positive,
     check_reduction,
     check_row_weight,
@@ -22,6 +23,7 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
+from sslkern.parallel.agreement import shape_of
 from sslkern.parallel.gradients import log_sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
 from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
@@ -352,7 +354,7 @@ def _logits(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
 def _described(table: Tensor, negative: Tensor) -> dict[str, object]:
     """What must be the same on all ranks."""
     return {
-        "the shape of table": tuple(table.shape) if isinstance(table, Tensor) else None,
+        "the shape of table": shape_of(table),
         "table": table,
         "the shape of a row of negative": (
             tuple(negative.shape[1:]) if isinstance(negative, Tensor) else None
@@ -404,8 +406,7 @@ def _check_rows(index: Tensor, name: str, table: Tensor) -> None:
 
 def _one_element(value: float | Tensor, name: str, like: Tensor) -> Tensor:
     tensor = as_scalar_tensor(value, name, _OP, like)
-    if tensor.numel() != 1:
-        refuse(_OP, name, "a number or a tensor with one element", f"shape {tuple(tensor.shape)}")
+    check_one_element(tensor, name, _OP)
     return tensor.reshape(())
 
 

@@ -15,6 +15,7 @@ from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
     check_floating,
+    check_one_element,
     check_positive,
     check_positive_number,
     check_reduction,
@@ -25,9 +26,9 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
-from sslkern.parallel.gradients import reduce_over_ranks, sum_over_ranks
+from sslkern.parallel.gradients import reduce_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many, meet
-from sslkern.parallel.rows import reduce_rows
+from sslkern.parallel.rows import mean_by_shares, reduce_rows
 from sslkern.parallel.supcon import Weights, class_sums, dcl_rows, mean_potential
 from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, to_working_dtype
 
@@ -367,8 +368,7 @@ def _check_classes(z: Tensor, labels: Tensor | None) -> None:
 
 def _check_one(value: Tensor, name: str) -> None:
     check_positive(value, name, _OP)
-    if value.numel() != 1:
-        refuse(_OP, name, "a number or a tensor with one element", f"shape {tuple(value.shape)}")
+    check_one_element(value, name, _OP)
 
 
 def _row_labels(processes: Processes | None, z: Tensor, labels: Tensor | None) -> Tensor:
@@ -428,9 +428,7 @@ def _reduce(
     share = terms.to(rows.dtype)
     if weight is not None:
         rows, share = rows * weight.to(rows.dtype), share * weight.to(rows.dtype)
-    sums = torch.stack([ordered_sum(rows), ordered_sum(share), terms.sum().to(rows.dtype)])
-    sums = sums if processes is None else sum_over_ranks(processes, sums)
-    return sums[0] / torch.where(sums[2] > 0, sums[1], 1)
+    return mean_by_shares(processes, ordered_sum(rows), ordered_sum(share), terms.sum())
 
 
 def _fake_fwd(

@@ -19,6 +19,7 @@ from sslkern.ops._common import (
 )
 from sslkern.ops._embeddings import check_same_kind
 from sslkern.ops.sinkhorn import check_iterations, sinkhorn_potential
+from sslkern.parallel.agreement import which_require_grad
 from sslkern.parallel.potentials import first_got, shared_potentials
 from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.parallel.swapped_prediction import assigned_rows, mean_over_ranks
@@ -129,10 +130,9 @@ def _described(high_res: Sequence[Tensor], low_res: Sequence[Tensor]) -> tuple[A
     """What must be alike on all ranks: the first view stands for all, which are like it."""
     several = isinstance(high_res, list | tuple) and len(high_res) > 0
     views = [*high_res, *low_res] if several and isinstance(low_res, list | tuple) else []
-    grads = [isinstance(z, Tensor) and z.requires_grad for z in views]
     options = {
         "the number of views in high_res": len(high_res) if several else 0,
-        "which views require grad": grads if torch.is_grad_enabled() else [],
+        "which views require grad": which_require_grad(views),
     }
     return {"high_res[0]": high_res[0]} if several else {"high_res": high_res}, options
 

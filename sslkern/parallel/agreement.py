@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,6 +44,18 @@ def agree(
     _compare(op, messages)
     rows = [m["rows"] for m in messages]
     return {name: [r[i] for r in rows] for i, name in enumerate(shards)}
+
+
+def shape_of(value: object) -> tuple[int, ...] | None:
+    """Of a tensor that all ranks have as a whole: an option to compare, also where it is none."""
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def which_require_grad(values: Iterable[object]) -> list[bool]:
+    """Of several tensors: an option to compare. Nothing where gradients are disabled."""
+    if not torch.is_grad_enabled():
+        return []
+    return [isinstance(x, Tensor) and x.requires_grad for x in values]
 
 
 def _same(shards: dict[str, Tensor], options: dict[str, object]) -> dict[str, str]:

@@ -22,15 +22,16 @@ def tensors_within(value: Any) -> Iterator[Tensor]:
 
 def narrow_rows(value: Any, first: int, count: int) -> Any:
     """The same with ``count`` rows of every tensor, from row ``first``; mappings become dicts."""
-    return _each(lambda x: x.narrow(0, first, count), value)
+    return map_tensors(lambda x: x.narrow(0, first, count), value)
 
 
-def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same of what the function makes of each tensor; mappings become dicts."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple | list):
-        found = [_each(function, x) for x in value]
+        found = [map_tensors(function, x) for x in value]
         return type(value)(*found) if hasattr(value, "_fields") else type(value)(found)
     if isinstance(value, Mapping):
-        return {key: _each(function, x) for key, x in value.items()}
+        return {key: map_tensors(function, x) for key, x in value.items()}
     return value

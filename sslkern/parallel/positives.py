@@ -174,7 +174,8 @@ def _tiles(labels: Tensor, classes: Tensor, itself: bool) -> Iterator[tuple[slic
     """Rows and columns that share a class somewhere, both sorted, and which pairs do."""
     if len(labels) == 0 or len(classes) == 0:
         return
-    begins = torch.arange(0, len(labels), _ROWS, device=labels.device)
+    place = torch.arange(len(labels), device=labels.device)
+    begins = place[::_ROWS]
     ends = (begins + _ROWS).clamp(max=len(labels))
     first = torch.searchsorted(classes, labels[begins])
     last = torch.searchsorted(classes, labels[ends - 1], right=True)
@@ -183,6 +184,5 @@ def _tiles(labels: Tensor, classes: Tensor, itself: bool) -> Iterator[tuple[slic
             rows, columns = slice(begin, end), slice(column, min(column + _COLUMNS, right))
             same = labels[rows, None] == classes[columns]
             if itself:
-                place = torch.arange(len(labels), device=labels.device)
                 same &= place[rows, None] != place[columns]
             yield rows, columns, same

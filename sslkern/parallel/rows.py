@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from sslkern.ops._common import accumulate_dtype
-from sslkern.parallel.gradients import reduce_over_ranks
+from sslkern.parallel.gradients import reduce_over_ranks, sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, meet
 from sslkern.reference._common import reduce_loss
 
@@ -41,6 +42,22 @@ def reduce_rows(
     if processes is None:
         return reduce_loss(rows, weight, reduction)
     return reduce_over_ranks(processes, rows, weight, reduction)
+
+
+def mean_by_shares(
+    processes: Processes | None, total: Tensor, shares: Tensor, count: Tensor
+) -> Tensor:
+    """The sum of losses over the sum of their shares, float64, 0 where nobody has any.
+
+    Args:
+        processes: The ranks whose sums are added up; None for this process alone.
+        total: Of the losses, a scalar.
+        shares: Of their shares in the mean.
+        count: How many have one.
+    """
+    sums = torch.stack([x.double() for x in (total, shares, count)])
+    sums = sums if processes is None else sum_over_ranks(processes, sums)
+    return sums[0] / torch.where(sums[2] > 0, sums[1], 1)
 
 
 def no_rows(x: Tensor, *others: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from sslkern.ops._common import refuse
 from sslkern.parallel.batch_norm import MOMENTS, batch_norm
 from sslkern.parallel.gradients import gather_rows
+from sslkern.parallel.nested import map_tensors, tensors_within
 from sslkern.parallel.processes import Processes, Sharing
 
 _OP = "SpreadRows"
@@ -102,7 +103,7 @@ class _Spread:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        tensors = list(_tensors((args, kwargs)))
+        tensors = list(tensors_within((args, kwargs)))
         if not _can_be_split(tensors, dist.get_world_size(self._group)):
             return self._forward(*args, **kwargs)
         rows = len(tensors[0])
@@ -123,10 +124,10 @@ class _Spread:
 
         before = torch.get_rng_state()
         with _NormsOfAllRows(ranks):
-            found = self._forward(*_each(part, args), **_each(part, kwargs))
+            found = self._forward(*map_tensors(part, args), **map_tensors(part, kwargs))
         if not torch.equal(before, torch.get_rng_state()):
             refuse(_OP, "a module", "one that draws no random numbers", "one that does")
-        return _each(gathered, found)
+        return map_tensors(gathered, found)
 
 
 class _NormsOfAllRows(TorchFunctionMode):
@@ -149,25 +150,3 @@ def _can_be_split(tensors: list[Tensor], ranks: int) -> bool:
         return False
     square = (len(tensors[0]),) * 2
     return not any(x.shape[:2] == square for x in tensors[1:])
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All of them, in order, within tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for x in value:
-            yield from _tensors(x)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-
-
-def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same tuples, lists and dictionaries of what the function makes of each tensor."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, tuple | list):
-        return type(value)(_each(function, x) for x in value)
-    if isinstance(value, dict):
-        return {key: _each(function, x) for key, x in value.items()}
-    return value

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sslkern.ops._common import refuse
 from sslkern.ops._embeddings import check_views, stack_views
+from sslkern.parallel.agreement import which_require_grad
 from sslkern.parallel.gradients import gather_rows
 from sslkern.parallel.processes import Processes, Sharing, are_many, meet
 
@@ -60,8 +61,7 @@ def _described(views: Any) -> tuple[dict[str, Any], dict[str, object]]:
         return {"views": rows}, {"the shape of a sample of views": tuple(views.shape[1:])}
     if not isinstance(views, list | tuple) or len(views) == 0:
         return {"views": views}, {}
-    grads = [isinstance(z, Tensor) and z.requires_grad for z in views]
     return {"views[0]": views[0]}, {
         "the number of views": len(views),
-        "which views require grad": grads if torch.is_grad_enabled() else [],
+        "which views require grad": which_require_grad(views),
     }

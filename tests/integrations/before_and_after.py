@@ -114,6 +114,14 @@ def assert_same_error(apply: Apply, call: Callable[[], Any]) -> None:
     assert "sslkern::" not in str(got.value)
 
 
+def assert_training_goes_the_same_way(apply: Apply, train: Callable[[], list[float]]) -> None:
+    """The losses of some steps, which fall."""
+    expected = train()
+    with apply():
+        assert train() == pytest.approx(expected, rel=1e-9)
+    assert expected[-1] < expected[0]
+
+
 def assert_methods_come_back(apply: Apply, cls: type, name: str) -> None:
     """Nested, in any order, more than once."""
     own, original = name in vars(cls), getattr(cls, name)

@@ -20,6 +20,7 @@ from before_and_after import (
     assert_same,
     assert_same_error,
     assert_second_derivative_stays,
+    assert_training_goes_the_same_way,
     evaluate,
     one_fallback,
     runs_ours,
@@ -475,7 +476,4 @@ def _train() -> list[float]:
 
 
 def test_training_goes_the_same_way() -> None:
-    expected = _train()
-    with patch_lightly():
-        assert _train() == pytest.approx(expected, rel=1e-9)
-    assert expected[-1] < expected[0]
+    assert_training_goes_the_same_way(patch_lightly, _train)

@@ -17,6 +17,7 @@ from before_and_after import (
     assert_patch_keeps_numbers,
     assert_same_error,
     assert_second_derivative_stays,
+    assert_training_goes_the_same_way,
     evaluate,
     runs_ours,
 )
@@ -291,7 +292,4 @@ def _train() -> list[float]:
 
 
 def test_training_goes_the_same_way() -> None:
-    expected = _train()
-    with patch_pytorch_metric_learning():
-        assert _train() == pytest.approx(expected, rel=1e-9)
-    assert expected[-1] < expected[0]
+    assert_training_goes_the_same_way(patch_pytorch_metric_learning, _train)
