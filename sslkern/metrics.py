@@ -65,9 +65,9 @@ def alignment(
     """
     op = "alignment"
     sharing = Sharing(gather_distributed, process_group, check)
-    empty = are_many(sharing)
 
     def distances() -> Tensor:
+        empty = are_many(sharing)
         _check_rows(x, "x", op, empty=empty)
         _check_rows(y, "y", op, empty=empty)
         _check_alike(x, y, op)

@@ -137,6 +137,27 @@ def check_one_element(value: Tensor, name: str, op: str) -> None:
         refuse(op, name, "a number or a tensor with one element", shape)
 
 
+def check_one_number(
+    value: float | Tensor, name: str, op: str, like: Tensor, *, positive: bool = True
+) -> None:
+    """All that an operator would say of a number, which a rank without rows does not ask."""
+    number = as_scalar_tensor(value, name, op, like)
+    check_floating(number, name, op)
+    check_one_element(number, name, op)
+    check_same_device(number, name, like, "the rows", op)
+    if positive:
+        check_positive(number, name, op)
+
+
+def check_flags(op: str, **flags: object) -> None:
+    """Reject what is neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"sslkern::{op}: expected {name} to be a bool, got {type(value).__name__}"
+            )
+
+
 def check_reduction(reduction: str, op: str) -> None:
     """Reject an unknown reduction."""
     if reduction not in REDUCTIONS:

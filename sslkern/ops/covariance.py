@@ -106,7 +106,7 @@ def vicreg_loss(
               + \nu \, [c(z_a) + c(z_b)]
 
     Where D > N no D x D matrix exists: products of rows hold the sum of the squared covariances.
-    The result does not depend on the number of threads, to the bit.
+    In one process the result does not depend on the number of threads, to the bit.
 
     Args:
         z_a: Embeddings of the first view, (N, D), float64, float32, bfloat16 or float16, not
@@ -271,7 +271,8 @@ def variance_loss(
     Raises:
         ValueError: For a wrong shape or value.
         TypeError: For a wrong dtype or layout.
-        NotImplementedError: When the gradient itself is differentiated.
+        NotImplementedError: When the gradient itself is differentiated in one process; over ranks
+            it may be.
 
     Example:
         >>> import torch, sslkern

@@ -89,7 +89,8 @@ def barlow_twins_loss(
     Where D > N the D x D matrix C never exists, for
     :math:`\sum_{ij} C_{ij}^2 = \langle a a^T, b b^T \rangle / N^2` needs products of rows alone:
     6 N^2 D operations for loss and gradients in place of 6 N D^2. A column that is constant counts
-    as a column of zeros. The result does not depend on the number of threads, to the bit.
+    as a column of zeros. In one process the result does not depend on the number of threads, to
+    the bit.
 
     Args:
         z_a: Embeddings of the first view, (N, D), float64, float32, bfloat16 or float16, not

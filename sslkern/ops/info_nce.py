@@ -12,6 +12,8 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_flags,
+    check_number,
     check_one_element,
     check_positive,
     check_reduction,
@@ -23,7 +25,7 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._pairs import dot
-from sslkern.parallel.agreement import shape_of
+from sslkern.parallel.agreement import presence, shape_of
 from sslkern.parallel.info_nce import (
     Columns,
     Options,
@@ -136,11 +138,16 @@ def info_nce_loss(
         _check_optional(negatives=negatives, target=target, bias=bias, ids=ids, key_ids=key_ids)
         check_reduction(reduction, _OP)
         _check_combination(query, key, negatives, in_batch, target, symmetric)
+        check_flags(_OP, in_batch=in_batch, symmetric=symmetric, normalize=normalize)
+        check_number(label_smoothing, "label_smoothing", _OP)
         check_positive(as_scalar_tensor(temperature, "temperature", _OP, query), "temperature", _OP)
+        if bank_alone:
+            _check_bank_alone(temperature, bias)
         if query.dim() == 2:
             check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
         if are_many(sharing):
             own = {"temperature": temperature, "bias": bias, "key_ids": key_ids}
+            _check_ids(ids, key_ids, negatives)
             if negatives is not None:
                 _check_negatives(key, negatives)
             if bank_alone:  # its columns are the negatives, and the key that the row has itself
@@ -156,12 +163,13 @@ def info_nce_loss(
         "bias": described(bias),
         "in_batch": in_batch,
         "the shape of negatives": shape_of(negatives),
+        "negatives": presence(negatives),
         "target": target is not None,
         "ids": (ids is not None, key_ids is not None),
         "symmetric": symmetric,
         "normalize": normalize,
         "label_smoothing": label_smoothing,
-        "whether there is a weight": weight is not None,
+        "the weight of rows": presence(weight),
         "reduction": reduction,
     }
     shards = {"query": query, "key": key}
@@ -173,12 +181,12 @@ def info_nce_loss(
             rows = no_rows(query, key, negatives, tau)
         else:
             rows = _against_bank(
-                *(query, key, negatives, tau, bias, ids, key_ids),
+                *(query, key, negatives, tau, ids, key_ids),
                 normalize=normalize,
                 label_smoothing=label_smoothing,
             )
     else:
-        if key_ids is None and negatives is None and key.shape[:1] == query.shape[:1]:
+        if key_ids is None and negatives is None and _one_key_each(processes, query, key, ids):
             key_ids = ids
         columns = key if negatives is None else _concatenate(key, negatives)
         rows = _against_columns(
@@ -251,13 +259,20 @@ def clip_loss(
         scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
         check_positive(scale, "logit_scale", _OP)
         check_one_element(scale, "logit_scale", _OP)
+        if are_many(sharing):
+            check_same_device(scale, "logit_scale", image_features, "image_features", _OP)
 
     sharing = Sharing(gather_distributed, process_group, check, strategy)
-    shards = {"query": image_features, "key": text_features}
+    shards = {"image_features": image_features, "text_features": text_features}
     options = {"logit_scale": logit_scale, "logit_bias": logit_bias, "reduction": reduction}
     processes = meet(_OP, sharing, shards, options, check_arguments)
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
-    scale = scale if processes is None else scale.reshape(())
+    if processes is not None:
+        scale = scale.reshape(())
+        rows_of = processes.rows
+        processes = processes.with_rows(
+            query=rows_of["image_features"], key=rows_of["text_features"]
+        )
     rows = _against_columns(
         *(processes, image_features, Columns(text_features, scale, None, None), None, None),
         normalize=False,
@@ -351,6 +366,35 @@ def _check_combination(
             f"one row for each of the {query.shape[0]} queries (or target given)",
             f"{key.shape[0]} rows",
         )
+
+
+def _check_bank_alone(temperature: float | Tensor, bias: Tensor | None) -> None:
+    """Refuse what belongs to columns, which the rows' own keys are not."""
+    if bias is not None:
+        refuse(_OP, "bias", "None with negatives alone", "a tensor")
+    if isinstance(temperature, Tensor) and temperature.numel() != 1:
+        got = f"shape {tuple(temperature.shape)}"
+        refuse(_OP, "temperature", "one number with negatives alone", got)
+
+
+def _check_ids(ids: Tensor | None, key_ids: Tensor | None, negatives: Tensor | None) -> None:
+    """Refuse ids of rows alone, but where they are those of the keys, or of columns alone."""
+    if ids is None and key_ids is not None:
+        refuse(_OP, "key_ids", "given exactly when ids is", "key_ids alone")
+    if ids is not None and key_ids is None and negatives is not None:
+        refuse(_OP, "key_ids", "given exactly when ids is", "ids alone")
+
+
+def _one_key_each(
+    processes: Processes | None, query: Tensor, key: Tensor, ids: Tensor | None
+) -> bool:
+    """Whether the ids of the queries are those of the keys, on all ranks if on one."""
+    if processes is None:
+        return key.shape[:1] == query.shape[:1]
+    one_each = processes.rows["query"] == processes.rows["key"]
+    if ids is not None and not one_each:
+        refuse(_OP, "key_ids", "given where a rank has more queries or keys", "ids alone")
+    return one_each
 
 
 def _check_features(image: Tensor, text: Tensor) -> None:
@@ -448,7 +492,6 @@ def _against_bank(
     key: Tensor,
     negatives: Tensor,
     tau: Tensor,
-    bias: Tensor | None,
     ids: Tensor | None,
     key_ids: Tensor | None,
     *,
@@ -459,10 +502,6 @@ def _against_bank(
 
     The bank's log-sum-exp is streamed; the positive joins it by log(1 + exp(bank - positive)).
     """
-    if bias is not None:
-        refuse(_OP, "bias", "None with negatives alone", "a tensor")
-    if tau.numel() != 1:
-        refuse(_OP, "temperature", "one number with negatives alone", f"shape {tuple(tau.shape)}")
     _check_negatives(key, negatives)
     if query.dim() != 2 or query.shape != key.shape:
         refuse(

@@ -11,6 +11,7 @@ from torch import Tensor
 from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
+    check_number,
     check_positive_number,
     check_reduction,
     check_tensor,
@@ -20,7 +21,7 @@ from sslkern.ops._formed import register_formed
 from sslkern.parallel.agreement import shape_of
 from sslkern.parallel.gradients import sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
-from sslkern.parallel.rows import mean_by_shares, no_rows, rows_of_ranks
+from sslkern.parallel.rows import flat_rows, mean_by_shares, no_rows, rows_of_ranks
 from sslkern.reference._common import ordered_sum
 
 _OP = "linear_cross_entropy"
@@ -119,6 +120,7 @@ def linear_cross_entropy(
                 check_tensor(option, name, _OP)
         check_reduction(reduction, _OP)
         _check_ignore_index(ignore_index)
+        check_number(label_smoothing, "label_smoothing", _OP)
         if softcap is not None:
             check_positive_number(softcap, "softcap", _OP)
         _refuse_gradient(target, "target")
@@ -145,7 +147,7 @@ def linear_cross_entropy(
         "reduction": reduction,
         "whether the targets are probabilities": _are_probabilities(target),
     }
-    rows = input.flatten(0, -2) if isinstance(input, Tensor) and input.dim() > 2 else input
+    rows = flat_rows(input)
     loss, processes = rows_of_ranks(_OP, sharing, {"input": rows}, described, compute)
     if reduction == "none":
         return loss

@@ -12,15 +12,18 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_flags,
+    check_one_number,
     check_reduction,
     check_row_weight,
     check_same_device,
     check_tensor,
     refuse_second_derivative,
 )
+from sslkern.parallel.agreement import presence
 from sslkern.parallel.gradients import reduce_over_ranks
 from sslkern.parallel.ntxent import ntxent_rows
-from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.reference._common import reduce_loss
 
 _OP = "ntxent"
@@ -93,6 +96,9 @@ def ntxent_loss(
         check_tensor(z_a, "z_a", _OP)
         check_tensor(z_b, "z_b", _OP)
         check_reduction(reduction, _OP)
+        check_flags(_OP, normalize=normalize)
+        if are_many(sharing):
+            check_one_number(temperature, "temperature", _OP, z_a)
         if weight is not None and z_a.dim() == 2:
             check_row_weight(weight, _OP, {"B": len(z_a), "2B": 2 * len(z_a)}, z_a)
 
@@ -101,7 +107,7 @@ def ntxent_loss(
     options = {
         "temperature": temperature,
         "normalize": normalize,
-        "whether there is a weight": weight is not None,
+        "the weight of rows": presence(weight),
         "reduction": reduction,
     }
     processes = meet(_OP, sharing, shards, options, check_arguments)

@@ -18,7 +18,7 @@ from sslkern.ops._common import (
     refuse,
 )
 from sslkern.ops._embeddings import check_rows, check_same_kind
-from sslkern.parallel.agreement import shape_of
+from sslkern.parallel.agreement import presence, shape_of
 from sslkern.parallel.processes import Sharing, are_many
 from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
 from sslkern.reference._common import NORM_EPS, normalize_rows
@@ -112,7 +112,7 @@ def ressl_loss(
         "teacher_temperature": teacher_temperature,
         "the shape of queue": shape_of(queue),
         "normalize": normalize,
-        "whether there is a weight": weight is not None,
+        "the weight of rows": presence(weight),
         "reduction": reduction,
     }
     rows, processes = rows_of_ranks(_OP, sharing, shards, options, compute)

@@ -14,6 +14,7 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_number,
     check_one_element,
     check_positive,
     check_reduction,
@@ -23,7 +24,7 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
-from sslkern.parallel.agreement import shape_of
+from sslkern.parallel.agreement import presence, shape_of
 from sslkern.parallel.gradients import log_sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
 from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
@@ -132,16 +133,16 @@ def negative_sampling_loss(
     Compositionality", 2013, https://arxiv.org/abs/1310.4546
     """
     sharing = Sharing(gather_distributed, process_group, check)
-    empty = are_many(sharing)
 
     def compute() -> Tensor:
+        empty = are_many(sharing)
         check_reduction(reduction, _OP)
         index = _candidates(query, table, positive, negative, empty=empty)
         check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
         return _logits(query, table, index)
 
     options = _described(table, negative) | {
-        "whether there is a weight": weight is not None,
+        "the weight of rows": presence(weight),
         "reduction": reduction,
     }
     logits, processes = rows_of_ranks(_OP, sharing, {"query": query}, options, compute)
@@ -254,9 +255,9 @@ def sampled_nce(
 ) -> tuple[Tensor, Tensor]:
     """The loss of `sampled_nce_loss`, and the log Z that it took."""
     noise: list[Tensor] = []
-    empty = are_many(sharing)
 
     def compute() -> Tensor:
+        empty = are_many(sharing)
         check_reduction(reduction, _OP)
         index = _candidates(query, table, positive, negative, empty=empty)
         check_row_weight(weight, _OP, {"N": query.shape[0]}, query)
@@ -264,6 +265,7 @@ def sampled_nce(
         check_positive(tau, "temperature", _OP)
         if log_normalizer is not None:
             _one_element(log_normalizer, "log_normalizer", query)
+        check_number(eps, "eps", _OP)
         if not 0 <= eps < math.inf:
             refuse(_OP, "eps", "a finite number that is not negative", eps)
         noise.append(_log_noise(noise_probability, index, table, negative.shape[1]))
@@ -274,7 +276,7 @@ def sampled_nce(
         "log_normalizer": log_normalizer,
         "noise_probability": noise_probability,
         "eps": eps,
-        "whether there is a weight": weight is not None,
+        "the weight of rows": presence(weight),
         "reduction": reduction,
     }
     s, processes = rows_of_ranks(_OP, sharing, {"query": query}, options, compute)

@@ -12,6 +12,8 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_flags,
+    check_one_number,
     check_reduction,
     check_row_weight,
     check_same_device,
@@ -19,8 +21,9 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._formed import register_formed
+from sslkern.parallel.agreement import presence
 from sslkern.parallel.gradients import reduce_over_ranks
-from sslkern.parallel.processes import Sharing, meet
+from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.parallel.siglip import siglip_rows
 from sslkern.reference._common import reduce_loss
 
@@ -95,6 +98,11 @@ def siglip_loss(
         check_tensor(image_features, "image_features", _OP)
         check_tensor(text_features, "text_features", _OP)
         check_reduction(reduction, _OP)
+        check_flags(_OP, negative_only=negative_only)
+        if are_many(sharing):
+            check_one_number(logit_scale, "logit_scale", _OP, image_features)
+            if logit_bias is not None:
+                check_one_number(logit_bias, "logit_bias", _OP, image_features, positive=False)
         if image_features.dim() == 2:
             check_row_weight(weight, _OP, {"N": image_features.shape[0]}, image_features)
 
@@ -104,10 +112,12 @@ def siglip_loss(
         "logit_scale": logit_scale,
         "logit_bias": logit_bias,
         "negative_only": negative_only,
-        "whether there is a weight": weight is not None,
+        "the weight of rows": presence(weight),
         "reduction": reduction,
     }
-    processes = meet(_OP, sharing, shards, options, check_arguments, one_shape=not negative_only)
+    processes = meet(
+        _OP, sharing, shards, options, check_arguments, one_shape=negative_only is not True
+    )
     scale = as_scalar_tensor(logit_scale, "logit_scale", _OP, image_features)
     bias = None
     if logit_bias is not None:

@@ -151,7 +151,7 @@ def sinkhorn(
         _check_tensors(*given, out)
         _check_numbers(*numbers)
         if are_many(sharing):
-            check_rows(_OP, scores, queue, out)
+            check_rows(_OP, scores, queue, row_weight, out)
             first.extend(first_got([rows_of(*given, *numbers)], iterations))
 
     shards = {"scores": of_one_problem(scores)}

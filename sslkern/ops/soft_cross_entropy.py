@@ -21,6 +21,7 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
+from sslkern.parallel.agreement import presence
 from sslkern.parallel.processes import Sharing, are_many
 from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
 
@@ -132,7 +133,7 @@ def soft_cross_entropy(
         "teacher_temperature": teacher_temperature,
         "center": center,
         "from_probabilities": from_probabilities,
-        "whether there is a weight": weight is not None,
+        "the weight of rows": presence(weight),
         "reduction": reduction,
     }
     rows, processes = rows_of_ranks(_OP, sharing, shards, options, compute)

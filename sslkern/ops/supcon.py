@@ -14,9 +14,9 @@ from sslkern.ops import _extension  # noqa: F401  (registers the operators)
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
+    check_flags,
     check_floating,
-    check_one_element,
-    check_positive,
+    check_one_number,
     check_positive_number,
     check_reduction,
     check_row_weight,
@@ -26,9 +26,10 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
+from sslkern.parallel.agreement import presence
 from sslkern.parallel.gradients import reduce_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many, meet
-from sslkern.parallel.rows import mean_by_shares, reduce_rows
+from sslkern.parallel.rows import flat_rows, mean_by_shares, reduce_rows
 from sslkern.parallel.supcon import Weights, class_sums, dcl_rows, mean_potential
 from sslkern.reference._common import normalize_rows, ordered_sum, reduce_loss, to_working_dtype
 
@@ -138,6 +139,7 @@ def supcon_loss(
     def check_arguments() -> None:
         check_tensor(z, "z", _OP)
         check_reduction(reduction, _OP)
+        check_flags(_OP, normalize=normalize)
         check_variant(variant)
         if base_temperature is not None:
             check_positive_number(base_temperature, "base_temperature", _OP)
@@ -146,7 +148,7 @@ def supcon_loss(
             check_row_weight(weight, _OP, {"N": z.shape[:-1].numel()}, z)
         if are_many(sharing):  # what the operator would see on this rank alone
             _check_classes(z, labels)
-            _check_one(as_scalar_tensor(temperature, "temperature", _OP, z), "temperature")
+            check_one_number(temperature, "temperature", _OP, z)
 
     options = {
         "temperature": temperature,
@@ -155,9 +157,10 @@ def supcon_loss(
         "normalize": normalize,
         "reduction": reduction,
         "whether there are labels": labels is not None,
-        "whether there is a weight": weight is not None,
+        "the number of views": z.shape[1] if isinstance(z, Tensor) and z.dim() == 3 else None,
+        "the weight of rows": presence(weight),
     }
-    rows = z.flatten(0, 1) if isinstance(z, Tensor) and z.dim() == 3 else z
+    rows = flat_rows(z) if isinstance(z, Tensor) and z.dim() == 3 else z
     processes = meet(_OP, sharing, {"z": rows}, options, check_arguments)
     tau = as_scalar_tensor(temperature, "temperature", _OP, z)
     classes = _row_labels(processes, z, labels)
@@ -234,6 +237,9 @@ def dcl_loss(
         check_tensor(z_a, "z_a", _OP)
         check_tensor(z_b, "z_b", _OP)
         check_reduction(reduction, _OP)
+        check_flags(_OP, normalize=normalize)
+        if are_many(sharing):
+            check_one_number(temperature, "temperature", _OP, z_a)
 
     def weights(function: Weights, x: Tensor, y: Tensor) -> Tensor:
         x, y = to_working_dtype(x), to_working_dtype(y)
@@ -319,7 +325,7 @@ def uniformity(
 
     def check_arguments() -> None:
         check_tensor(x, "x", _OP)
-        _check_one(as_scalar_tensor(t, "t", _OP, x), "t")
+        check_one_number(t, "t", _OP, x)
         check_floating(x, "x", _OP)
         if x.dim() != 2 or (x.shape[0] < 2 and not are_many(sharing)):
             refuse(_OP, "x", "of shape (N, D) with N > 1", f"shape {tuple(x.shape)}")
@@ -364,11 +370,6 @@ def _check_classes(z: Tensor, labels: Tensor | None) -> None:
     if labels.shape != z.shape[:1]:
         refuse(_OP, "labels", f"of shape (N,) = ({len(z)},)", f"shape {tuple(labels.shape)}")
     check_same_device(labels, "labels", z, "z", _OP)
-
-
-def _check_one(value: Tensor, name: str) -> None:
-    check_positive(value, name, _OP)
-    check_one_element(value, name, _OP)
 
 
 def _row_labels(processes: Processes | None, z: Tensor, labels: Tensor | None) -> Tensor:

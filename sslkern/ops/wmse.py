@@ -11,7 +11,7 @@ from torch import Tensor
 from sslkern.ops._common import refuse
 from sslkern.ops._embeddings import check_count, check_pair, working_dtype
 from sslkern.parallel.gradients import gather_rows
-from sslkern.parallel.processes import Sharing, are_many, meet
+from sslkern.parallel.processes import Processes, Sharing, are_many, meet
 from sslkern.parallel.whole import least_rows
 from sslkern.reference._common import normalize_rows
 
@@ -83,6 +83,11 @@ def wmse_loss(
     def check_arguments() -> None:
         check_pair(z_a, z_b, _OP, least_rows(sharing))
         check_sub_batches(w_size, w_iter)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"sslkern::{_OP}: expected generator to be a torch.Generator, "
+                f"got {type(generator).__name__}"
+            )
         if not are_many(sharing):
             _sub_batch_size(z_a, w_size)
 
@@ -95,16 +100,25 @@ def wmse_loss(
     if size == rows:
         a, b = a[None], b[None]
     else:
-        draws = [
-            torch.randperm(rows, generator=generator, device=z_a.device) for _ in range(w_iter)
-        ]
-        parts = torch.cat(draws)
-        if processes is not None:
-            parts = processes.all_reduce(parts if processes.rank == 0 else parts * 0)
-        parts = parts.reshape(-1, size)
+        parts = _draw(processes, rows, w_iter, generator, z_a.device).reshape(-1, size)
         a, b = a[parts], b[parts]
     cosine = (_whitened_unit_rows(a, "z_a") * _whitened_unit_rows(b, "z_b")).sum(1)
     return (2 - 2 * cosine.mean()).to(working_dtype(z_a, z_b))
+
+
+def _draw(
+    processes: Processes | None,
+    rows: int,
+    count: int,
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor:
+    """Orders of the rows, (count * rows,) int64: of several processes the first one draws."""
+    if processes is not None and processes.rank > 0:
+        return processes.all_reduce(torch.zeros(count * rows, dtype=torch.int64, device=device))
+    orders = [torch.randperm(rows, generator=generator, device=device) for _ in range(count)]
+    found = torch.cat(orders)
+    return found if processes is None else processes.all_reduce(found)
 
 
 def check_sub_batches(w_size: int | None, w_iter: int) -> None:

@@ -34,7 +34,7 @@ def agree(
     try:
         check_here()
         message |= {"rows": [len(x) for x in shards.values()], "same": _same(shards, options)}
-    except (TypeError, ValueError, NotImplementedError) as raised:
+    except Exception as raised:  # whatever it is, the others must not wait
         error, message["error"] = raised, str(raised)
     # An argument of this rank may be no tensor.
     device = next((x.device for x in shards.values() if isinstance(x, Tensor)), None)
@@ -49,6 +49,13 @@ def agree(
 def shape_of(value: object) -> tuple[int, ...] | None:
     """Of a tensor that all ranks have as a whole: an option to compare, also where it is none."""
     return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def presence(value: object) -> str:
+    """Of a tensor that each rank has for its own rows, or none does: an option to compare."""
+    if not isinstance(value, Tensor):
+        return "none"
+    return "one that requires grad" if _needs_grad(value) else "one"
 
 
 def which_require_grad(values: Iterable[object]) -> list[bool]:

@@ -8,7 +8,8 @@ their own kind, two ranks need to meet only once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -75,7 +76,8 @@ def _around(
     for step in range(size):
         owner, following = ((processes.rank - s) % size for s in (step, step + 1))
         arrives = processes.shift(block, counts[following], 0) if step + 1 < size else None
-        collected = visit(owner, block)
+        with _awaiting(arrives):
+            collected = visit(owner, block)
         if carried is not None:
             collected = merge(carried(), collected)
         # What has been collected follows the rows, one step behind them, until it is home.
@@ -98,8 +100,8 @@ def visit_pairs(
         name: Of the shards whose rows meet.
         tensors: This rank's, each (rows, ...).
         visit: Gets a rank, which of this rank's rows meet that one's, and its tensors, of all of
-            its rows or of some; returns what these collect here. Called first for this rank itself,
-            whose rows collect nothing but by `visit`.
+            its rows or of some; returns what these collect here, which may be nothing. Called first
+            for this rank itself, whose rows collect nothing but by `visit`.
         receive: Gets what some of this rank's rows have collected on another.
     """
     size, rank, counts = processes.size, processes.rank, processes.rows[name]
@@ -113,16 +115,29 @@ def visit_pairs(
             block = [x[owner] for x in blocks]
         arrives = processes.shift(block, counts[following], 0) if ring and step < last else None
         mine, theirs = _meeting(rank, owner, counts, size)
-        collected = visit(owner, mine, [x[theirs] for x in block])
+        with _awaiting(arrives):
+            collected = visit(owner, mine, [x[theirs] for x in block])
         if away is not None:
             receive(away[0], away[1]())
         if step > 0:
             own = _meeting(visitor, rank, counts, size)[1]
             rows = len(range(counts[rank])[own])
-            away = own, processes.shift(collected, rows, _TAGS, by=-step)
+            home = processes.shift(collected, rows, _TAGS, by=-step)
+            away = (own, home) if collected else None
         block = arrives() if arrives is not None else block
     if away is not None:
         receive(away[0], away[1]())
+
+
+@contextmanager
+def _awaiting(arrives: Callable[[], Tensors] | None) -> Iterator[None]:
+    """Where the visit fails, an exchange under way ends first: its memory must not go away."""
+    try:
+        yield
+    except Exception:
+        if arrives is not None:
+            arrives()
+        raise
 
 
 def _meeting(visitor: int, owner: int, counts: Sequence[int], size: int) -> tuple[slice, slice]:

@@ -28,12 +28,12 @@ def covariance_term(processes: Processes, x: Tensor, normalize: bool) -> Tensor:
     """Squared covariances of different centered columns, float64."""
     rows, dims = x.shape
     if not normalize:
-        return off_diagonal_sum(processes, x, x) / (dims * (rows - 1) ** 2)
+        return off_diagonal_sum(processes, "covariance_loss", x, x) / (dims * (rows - 1) ** 2)
     norm = column_squares(x).sqrt()
     tiny = norm < NORM_EPS
     scale = torch.where(tiny, 0.0, 1 / norm.masked_fill(tiny, 1.0))
     unit = x * scale.to(x.dtype)
-    return off_diagonal_sum(processes, unit, unit) / dims**2
+    return off_diagonal_sum(processes, "covariance_loss", unit, unit) / dims**2
 
 
 def invariance_term(processes: Processes, z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -22,4 +22,5 @@ def correlation_terms(
     own = share(processes, a.shape[1])
     correlation = (a[:, own] * b[:, own]).sum(0, dtype=torch.float64) / len(a)
     on = sum_over_ranks(processes, (correlation - 1).square().sum())
-    return on, off_diagonal_sum(processes, a, b) / len(a) ** 2
+    off = off_diagonal_sum(processes, "barlow_twins_loss", a, b)
+    return on, off / len(a) ** 2

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from sslkern.ops._common import accumulate_dtype
-from sslkern.parallel.gradients import once, sum_over_ranks
+from sslkern.ops._embeddings import full_precision
+from sslkern.parallel.gradients import once
 from sslkern.parallel.processes import Processes
 
 DIGITS_LOST = 16
@@ -45,22 +46,41 @@ def standardized_columns(z: Tensor, eps: float) -> Tensor:
     return x * (variance + eps).rsqrt().to(x.dtype)
 
 
-def off_diagonal_sum(processes: Processes, x: Tensor, y: Tensor) -> Tensor:
-    """The sum of (x_i . y_j)^2 over different columns of (N, D), which all ranks have; float64."""
+def off_diagonal_sum(processes: Processes, definition: str, x: Tensor, y: Tensor) -> Tensor:
+    """The sum of (x_i . y_j)^2 over different columns of (N, D), which all ranks have; float64.
+
+    ``definition`` is the reference that has second derivatives, which this sum refuses.
+    """
     rows, columns = x.shape
-    if columns <= rows:
-        return sum_over_ranks(processes, _of_columns(processes, x, y))
-    total: Tensor = _OfRows.apply(processes, x, y)  # type: ignore[no-untyped-call]
+    kind = _OfColumns if columns <= rows else _OfRows
+    total: Tensor = kind.apply(processes, definition, x, y)  # type: ignore[no-untyped-call]
     return total
 
 
-def _of_columns(processes: Processes, x: Tensor, y: Tensor) -> Tensor:
-    """From this rank's columns of x."""
-    own = share(processes, x.shape[1])
-    products = x[:, own].T @ y
-    place = torch.arange(own.start, own.stop, device=x.device)
-    others = torch.ones_like(products).scatter_(1, place[:, None], 0)
-    return (products * others).square().sum(dtype=torch.float64)
+class _OfColumns(Function):
+    """From this rank's columns of x, with P = x^T y less its diagonal: the gradient is 2 y P^T."""
+
+    @staticmethod
+    def forward(ctx: Any, processes: Processes, definition: str, x: Tensor, y: Tensor) -> Tensor:
+        own = share(processes, x.shape[1])
+        with full_precision(x):
+            products = x[:, own].T @ y
+        place = torch.arange(own.start, own.stop, device=x.device)
+        products.scatter_(1, place[:, None], 0)
+        ctx.processes, ctx.definition, ctx.own = processes, definition, own
+        ctx.save_for_backward(x, y, products)
+        return processes.all_reduce(products.square().sum(dtype=torch.float64))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, y, products = ctx.saved_tensors
+        with torch.no_grad(), full_precision(x):
+            factor = (2 * ctx.processes.all_reduce(grad)).to(x.dtype)
+            grad_x = torch.zeros_like(x)
+            grad_x[:, ctx.own] = factor * (y @ products.T)
+            grad_y = factor * (x[:, ctx.own] @ products)
+        grads = None, None, grad_x, grad_y
+        return once(ctx.processes.op, ctx.definition, grads, (x, y, grad))
 
 
 class _OfRows(Function):
@@ -71,13 +91,13 @@ class _OfRows(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, processes: Processes, x: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, processes: Processes, definition: str, x: Tensor, y: Tensor) -> Tensor:
         own = share(processes, len(x))
         total, diagonal, kept = _products(processes, own, x, y)
         # All ranks look at the same sums, so that they all go on alike.
         if x.dtype != torch.float64 and bool(DIGITS_LOST * (total - diagonal) < diagonal):
             total, diagonal, kept = _products(processes, own, x.double(), y.double())
-        ctx.processes, ctx.own = processes, own
+        ctx.processes, ctx.definition, ctx.own = processes, definition, own
         ctx.save_for_backward(x, y, *kept)
         return total - diagonal
 
@@ -93,16 +113,17 @@ class _OfRows(Function):
             found[own] = (factor.to(wide) * rest).to(z.dtype)
             return found
 
-        with torch.no_grad():
-            grads = None, of(x, b, y), of(y, a, x)
-        return once(ctx.processes.op, "covariance_loss", grads, (x, y, grad))
+        with torch.no_grad(), full_precision(x):
+            grads = None, None, of(x, b, y), of(y, a, x)
+        return once(ctx.processes.op, ctx.definition, grads, (x, y, grad))
 
 
 def _products(
     processes: Processes, own: slice, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Sums over all ranks of A B and of d_j^2; this rank's rows of A and of B, and d."""
-    a, b = x[own] @ x.T, y[own] @ y.T
+    with full_precision(x):
+        a, b = x[own] @ x.T, y[own] @ y.T
     d = (x * y).sum(0, dtype=torch.float64)
     some = d[share(processes, len(d))]
     own_sums = torch.stack([(a * b).sum(dtype=torch.float64), some.square().sum()])

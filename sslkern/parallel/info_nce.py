@@ -84,8 +84,8 @@ def described(value: object) -> object:
 
 def temperature_of_ranks(processes: Processes, temperature: Tensor) -> Tensor:
     """A scalar for all columns, or a vector with one for each, also where a rank has one column."""
-    if temperature.dim() == 0:
-        return temperature
+    if temperature.dim() != 1:
+        return temperature.reshape(())
     one = temperature.numel() == 1
     value = temperature.detach().double().reshape(-1)[0] if one else 0.0
     own = torch.zeros(3, dtype=torch.float64, device=temperature.device)

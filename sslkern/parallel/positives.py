@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from sslkern.ops._embeddings import full_precision
 from sslkern.parallel.blocks import Tensors, add, visit_blocks
 from sslkern.parallel.gradients import once
 from sslkern.parallel.processes import Processes
@@ -86,7 +87,8 @@ class _Positives(Function):
                     pair_loss[rows] += loss.masked_fill(~same, 0).double().sum(1)
             return []
 
-        visit_blocks(processes, name, [x, labels], visit)
+        with full_precision(x):
+            visit_blocks(processes, name, [x, labels], visit)
         ctx.processes, ctx.name = processes, name
         ctx.save_for_backward(x, labels, scale, negative, lse)
         ctx.mark_non_differentiable(count)
@@ -99,7 +101,7 @@ class _Positives(Function):
         of_rows = _Statistics(
             g_lse, lse, g_total, g_pairs, torch.zeros_like(lse) if negative is None else negative
         )
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(x):
             grad_x, grad_scale, grad_negative = _gradients(
                 ctx.processes, ctx.name, x, labels, scale, of_rows, negative is not None
             )

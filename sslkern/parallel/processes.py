@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops._common import (
+    check_flags,
     check_floating,
     check_same_device,
     check_same_dtype,
@@ -20,6 +22,8 @@ from sslkern.ops._common import (
 from sslkern.parallel.agreement import agree
 
 STRATEGIES = ("gather", "ring")
+
+Result = TypeVar("Result")
 
 
 class Sharing(NamedTuple):
@@ -47,6 +51,12 @@ class Processes:
         self.rank = dist.get_rank(self.group)
         self.size = dist.get_world_size(self.group)
         self.rows = rows
+
+    def with_rows(self, **rows: list[int]) -> Processes:
+        """The same ranks, with rows by other names, too."""
+        same = copy.copy(self)
+        same.rows = self.rows | rows
+        return same
 
     def offset(self, name: str) -> int:
         """Of this rank's rows among those of all ranks."""
@@ -128,6 +138,25 @@ class Processes:
 
         return wait
 
+    def together(self, device: torch.device, call: Callable[[], Result]) -> Result:
+        """What the caller's function returns; where it fails on some ranks, all raise."""
+        error: Exception | None = None
+        try:
+            found = call()
+        except Exception as raised:
+            error = raised
+        failed = torch.full((self.size,), False, device=device, dtype=torch.uint8)
+        failed[self.rank] = error is not None
+        ranks = self.all_reduce(failed, largest=True).nonzero().flatten().tolist()
+        if error is not None:
+            raise error
+        if ranks:
+            raise RuntimeError(
+                f"sslkern::{self.op}: expected a function that was given to succeed on all ranks, "
+                f"got an error on rank {ranks[0]}"
+            )
+        return found
+
     def run(self, what: str, call: Callable[[], Any]) -> Any:
         """What the call returns; its error says which loss and collective, and why that may be."""
         try:
@@ -159,7 +188,8 @@ def meet(
         op: What errors call the loss.
         sharing: The options that it was given.
         shards: Tensors of which each rank holds some rows: all but their number must be the same.
-        options: What else must be the same on all ranks; of tensors the shape and dtype is.
+        options: What else must be the same on all ranks. Of tensors the dtype is, whether they
+            require grad, and the value of one element; see `shape_of` and `presence` for others.
         check_here: The checks of this rank's own arguments, made in any case. Where it raises, the
             other ranks do, too.
         one_shape: Whether the shards have as many rows as each other.
@@ -199,7 +229,8 @@ def all_rows(x: Tensor, process_group: dist.ProcessGroup | None = None) -> Tenso
 
     Raises:
         TypeError: For what is no tensor.
-        ValueError: For a tensor without rows' dimension.
+        ValueError: For a tensor without rows' dimension or that is not dense, and on all ranks
+            where they differ in dtype or in the shape of a row.
         RuntimeError: For a rank that does not take part.
 
     Example:
@@ -209,25 +240,26 @@ def all_rows(x: Tensor, process_group: dist.ProcessGroup | None = None) -> Tenso
         >>> queue.enqueue(torch.nn.functional.normalize(sslkern.parallel.all_rows(keys)))
     """
     op = "all_rows"
-    check_tensor(x, "x", op)
-    if x.dim() == 0:
-        refuse(op, "x", "of shape (N, ...)", "shape ()")
     sharing = Sharing(True, process_group)
+
+    def check_here() -> None:
+        check_tensor(x, "x", op)
+        if x.dim() == 0:
+            refuse(op, "x", "of shape (N, ...)", "shape ()")
+        if x.layout != torch.strided:
+            refuse(op, "x", "a dense tensor", f"layout {x.layout}")
+
     if not _is_shared(op, sharing):
+        check_here()
         return x.detach()
-    processes = Processes(op, sharing, {})
-    own = torch.tensor([len(x)], device=x.device)
-    counts = torch.cat(processes.all_gather(own, [1] * processes.size)).tolist()
-    return torch.cat(processes.all_gather(x.detach(), counts))
+    with torch.no_grad():
+        processes = Processes(op, sharing, agree(op, process_group, {"x": x}, {}, check_here))
+    return torch.cat(processes.all_gather(x.detach(), processes.rows["x"]))
 
 
 def _is_shared(op: str, sharing: Sharing) -> bool:
     wanted, group, check, strategy = sharing
-    for name, value in (("gather_distributed", wanted), ("check", check)):
-        if not isinstance(value, bool):
-            raise TypeError(
-                f"sslkern::{op}: expected {name} to be a bool, got {type(value).__name__}"
-            )
+    check_flags(op, gather_distributed=wanted, check=check)
     if strategy not in STRATEGIES:
         refuse(op, "strategy", "'gather' or 'ring'", repr(strategy))
     if not wanted:

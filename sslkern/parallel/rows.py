@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def rows_of_ranks(
 ) -> tuple[Tensor, Processes | None]:
     """What ``compute`` makes of this rank's rows, and the ranks: see `meet`.
 
-    It is called before the ranks meet, so that what it raises on one rank all of them do.
+    It is called before the ranks meet: what it raises on one rank all of them do, if they check.
     """
     found: list[Tensor] = []
 
@@ -33,6 +34,12 @@ def rows_of_ranks(
 
     processes = meet(op, sharing, shards, options, compute_here, one_shape=one_shape)
     return found[0], processes
+
+
+def flat_rows(x: Any) -> Any:
+    """Rows (..., D) as (N, D); what is no such tensor as it is, for its check to name it."""
+    rows = isinstance(x, Tensor) and x.dim() > 2 and x.layout == torch.strided
+    return x.flatten(0, -2) if rows else x
 
 
 def reduce_rows(

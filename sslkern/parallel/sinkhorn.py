@@ -85,7 +85,9 @@ def of_one_problem(scores: Tensor) -> Tensor:
     return scores[0] if scores.dim() == 3 and len(scores) > 0 else scores
 
 
-def check_rows(op: str, scores: Tensor, queue: Tensor | None, out: Tensor | None) -> None:
+def check_rows(
+    op: str, scores: Tensor, queue: Tensor | None, weight: Tensor | None, out: Tensor | None
+) -> None:
     """What the operators do not see of a rank without rows."""
     for name, x in (("queue", queue), ("out", out)):
         if x is None:
@@ -96,3 +98,8 @@ def check_rows(op: str, scores: Tensor, queue: Tensor | None, out: Tensor | None
             wanted = f"to go with scores of shape {tuple(scores.shape)}"
             refuse(op, name, f"of a shape {wanted}", f"shape {tuple(x.shape)}")
         check_same_dtype(x, name, scores, "scores", op)
+    rows = scores.shape[-2] + (0 if queue is None else queue.shape[-2])
+    shapes = [(rows,), (*scores.shape[:-2], rows)]
+    if weight is not None and weight.shape not in shapes:
+        wanted = " or ".join(map(str, dict.fromkeys(shapes)))
+        refuse(op, "row_weight", f"of shape {wanted}", f"shape {tuple(weight.shape)}")

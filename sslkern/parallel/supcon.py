@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import accumulate_dtype, check_positive, refuse
+from sslkern.ops._common import accumulate_dtype, refuse
 from sslkern.ops._pairs import unit_rows
 from sslkern.parallel.gradients import gather_rows, log_sum_over_ranks
 from sslkern.parallel.ntxent import own_against_all
@@ -32,7 +32,6 @@ def dcl_rows(
 
     Weights are of the rows of all ranks, which are gathered for them.
     """
-    check_positive(temperature, "temperature", processes.op)
     if processes.total("z_a") < 2:
         refuse(processes.op, "z_a", "of at least two rows on all ranks together", "one")
     z_a, z_b = promoted(z_a, z_b)
@@ -43,7 +42,12 @@ def dcl_rows(
     if weights is not None:
         a, b = (gather_rows(processes, "z_a", z) for z in (z_a, z_b))
         own = processes.indices("z_a", z_a.device)
-        positive = positive * torch.cat([weights(a, b)[own], weights(b, a)[own]])
+        of_positives = weights
+
+        def of_own() -> Tensor:
+            return torch.cat([of_positives(a, b)[own], of_positives(b, a)[own]])
+
+        positive = positive * processes.together(z_a.device, of_own)
     return (lse - positive).to(accumulate_dtype(z_a))
 
 
