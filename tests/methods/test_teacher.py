@@ -113,6 +113,38 @@ def test_half_weights_that_were_written_to_are_believed() -> None:
     assert torch.equal(teacher.module[0].weight, torch.full((3, 2), 6.0).bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_teacher_takes_a_state_in_float32(dtype: torch.dtype) -> None:
+    """The copies begin with all of its digits, and are not what the half weights had before."""
+    wide = Teacher(nn.BatchNorm1d(2), buffers="average")
+    nn.init.constant_(wide.module.weight, 1 + 2**-14)
+    nn.init.constant_(wide.module.running_mean, 3 + 2**-13)
+    half = Teacher(nn.BatchNorm1d(2).to(dtype), buffers="average")
+    state = wide.state_dict()
+    half.load_state_dict(state)
+    assert sorted(state) == sorted(wide.state_dict())  # what was given is as it was
+    assert torch.equal(half.module.weight, torch.ones(2, dtype=dtype))
+    copies = half.state_dict()
+    assert torch.equal(copies["exact_0"], torch.full((2,), 1 + 2**-14))
+    assert torch.equal(copies["exact_2"], torch.full((2,), 3 + 2**-13))
+
+
+def test_float32_teacher_takes_the_copies_of_a_half_one() -> None:
+    half = Teacher(nn.Linear(2, 1, bias=False).bfloat16())
+    nn.init.ones_(half.module.weight)
+    student = nn.Linear(2, 1, bias=False).bfloat16()
+    nn.init.zeros_(student.weight)
+    half.momentum = 1 - 2**-12
+    half.update(student)
+    state = nn.ModuleDict({"teacher": half}).state_dict()
+    wide = Teacher(nn.Linear(2, 1, bias=False))
+    nn.ModuleDict({"teacher": wide}).load_state_dict(state)
+    assert torch.equal(wide.module.weight, torch.full((1, 2), 1 - 2**-12))
+    state["teacher.module.weight"] = torch.full((1, 2), 5.0).bfloat16()  # written to since
+    nn.ModuleDict({"teacher": wide}).load_state_dict(state)
+    assert torch.equal(wide.module.weight, torch.full((1, 2), 5.0))
+
+
 class Other(nn.Module):
     """The student's parameters, the two of the norm in another order."""
 

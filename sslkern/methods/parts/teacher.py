@@ -30,7 +30,8 @@ class Teacher(nn.Module):
     The forward pass runs without gradient, in the mode (training or evaluation) of the teacher.
     Weights and buffers are part of the state. So are copies in float32 of what is averaged in
     bfloat16 or float16: at m = 0.999 a step is smaller than half of what these can tell apart, and
-    an average of their own would stand still.
+    an average of their own would stand still. The state of a teacher in another dtype may be
+    loaded: nothing that was kept in float32 is rounded on the way.
 
     Args:
         student: What is copied, now; it is not kept.
@@ -78,6 +79,7 @@ class Teacher(nn.Module):
         self.buffers_as = buffers
         self.module = copy.deepcopy(student).requires_grad_(False)
         self._keep_exact({})
+        self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -124,6 +126,12 @@ class Teacher(nn.Module):
                 if self.buffers_as == "copy" or not to.is_floating_point():
                     to.copy_(value)
 
+    def named_averages(self) -> list[tuple[str, Tensor]]:
+        """What is averaged, by name, in the order of the copies in float32."""
+        buffers = self.module.named_buffers() if self.buffers_as == "average" else ()
+        floating = ((name, b) for name, b in buffers if b.is_floating_point())
+        return [*self.module.named_parameters(), *floating]
+
     def _averaged(self, module: nn.Module) -> list[Tensor]:
         """What is averaged, of the teacher or a student."""
         buffers = module.buffers() if self.buffers_as == "average" else ()
@@ -158,6 +166,20 @@ class Teacher(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for ``print(module)``."""
         return f"momentum={self.momentum}, schedule={self.schedule!r}, buffers={self.buffers_as!r}"
+
+
+def _translate(teacher: Teacher, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Make of the state of a teacher in another dtype one that fits: halves have copies."""
+    for i, (name, follower) in enumerate(teacher.named_averages()):
+        rounded, exact = f"{prefix}module.{name}", f"{prefix}exact_{i}"
+        if rounded not in state:
+            continue
+        weight = state[rounded]
+        if follower.dtype in HALVES:
+            state.setdefault(exact, weight.float())
+        elif exact in state:
+            kept = state.pop(exact)
+            state[rounded] = torch.where(kept.to(weight.dtype) == weight, kept, weight)
 
 
 def _check_structure(copied: dict[str, Tensor], found: dict[str, Tensor]) -> None:
