@@ -46,15 +46,19 @@ class Ranks:
             self._pipes.append(here)
             self.processes.append(process)
 
-    def run(self, size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    def run(
+        self, size: int, function: Callable[..., Any], *args: Any, awaited: int | None = None
+    ) -> list[Any]:
         """What ``function(group, *args)`` returns on each of ``size`` ranks.
+
+        Or on the first ones that are ``awaited``: the others are to be closed then.
 
         Raises:
             RankError: If it raises on some.
         """
         for pipe in self._pipes[:size]:
             pipe.send((size, function, args))
-        found = [self._receive(rank) for rank in range(size)]
+        found = [self._receive(rank) for rank in range(size if awaited is None else awaited)]
         errors = {rank: value for rank, (failed, value) in enumerate(found) if failed}
         if errors:
             raise RankError(errors)

@@ -131,7 +131,7 @@ def _with_fault(group: Any, fault: str, strategy: str, backward: bool) -> None:
         if last and fault == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
         if last and fault == "hangs":
-            time.sleep(4 * SECONDS)
+            time.sleep(8 * SECONDS)  # longer than the others are to wait
 
     if not backward:
         fail()
@@ -149,7 +149,7 @@ def test_faults_end_in_errors(mortal: Ranks, fault: str, backward: bool, strateg
     mortal.run(MOST, _with_fault, "none", strategy, backward)
     begin = time.monotonic()
     with pytest.raises(RankError) as error:
-        mortal.run(MOST, _with_fault, fault, strategy, backward)
+        mortal.run(MOST, _with_fault, fault, strategy, backward, awaited=MOST - 1)
     assert time.monotonic() - begin < 6 * SECONDS
     for rank in range(MOST - 1):
         text = error.value.errors[rank]
