@@ -85,7 +85,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add the plots, as ``plots/NAME.png``."""
+    """Add the plots, as ``plots/NAME.png`` and ``plots/peers/NAME.png``."""
     for plot in sorted(PLOTS.glob("*.png")):
         files.append(File.generated(config, f"plots/{plot.name}", abs_src_path=str(plot)))
+    for plot in sorted((PLOTS / "peers").glob("*.png")):
+        files.append(File.generated(config, f"plots/peers/{plot.name}", abs_src_path=str(plot)))
     return files

@@ -2,9 +2,11 @@
 
 from sslkern.bench import (
     clip,
+    composed,
     covariance,
     cross_correlation,
     dcl,
+    in_batch,
     info_nce,
     linear_cross_entropy,
     ntxent,
@@ -20,6 +22,7 @@ from sslkern.bench.contenders import Case
 _MODULES = (
     ntxent,
     info_nce,
+    in_batch,
     clip,
     siglip,
     supcon,
@@ -33,6 +36,8 @@ _MODULES = (
     covariance,
 )
 
-CASES: dict[str, Case] = {module.CASE.name: module.CASE for module in _MODULES}
+CASES: dict[str, Case] = {
+    case.name: case for case in (*(module.CASE for module in _MODULES), *composed.CASES)
+}
 
 __all__ = ["CASES"]

@@ -15,6 +15,7 @@ from sslkern.bench.contenders import (
     Size,
     loss_contender,
     standard_contenders,
+    steps_of_four,
     working_dtype,
 )
 from sslkern.bench.peers import load_peer_file
@@ -70,8 +71,15 @@ CASE = Case(
     flops=flops,
     contenders=(
         *standard_contenders("clip_loss", eager=4.1, compiled=2),
-        loss_contender("open_clip", "open_clip.ClipLoss, eager", _load_open_clip, matrices=4.1),
+        loss_contender(
+            "open_clip",
+            "open_clip.ClipLoss, eager",
+            _load_open_clip,
+            matrices=4.1,
+            peer="open_clip_torch",
+        ),
         sgemm_floor(forward=2),
     ),
     default_sizes=(Size(4096, 128), Size(4096, 512)),
+    peer_sizes=steps_of_four(64, 16384, 128),
 )

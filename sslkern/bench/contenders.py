@@ -78,6 +78,17 @@ class Contender:
     """Whether the first call at a size compiles; memory is then measured on the second call."""
     is_floor: bool = False
     """Whether it is a lower bound to compare with, not a way to compute the loss."""
+    peer: str | None = None
+    """The library it is from, a name of `sslkern.bench.peers.PEERS`; None for ours and torch's."""
+
+
+def steps_of_four(first: int, last: int, dim: int) -> tuple[Size, ...]:
+    """Sizes of ``dim`` features, from ``first`` rows to at most ``last``, each time four times."""
+    sizes = []
+    while first <= last:
+        sizes.append(Size(first, dim))
+        first *= 4
+    return tuple(sizes)
 
 
 def square(size: Size) -> int:
@@ -106,6 +117,14 @@ class Case:
     gradients: int | None = None
     """How many of the inputs, from the first on, get a gradient; None for all. 0 for a function
     that has none."""
+    peer_sizes: tuple[Size, ...] = ()
+    """What ``bench --peers`` tries, from small to large, at one D; none without a peer."""
+
+    @property
+    def against_peers(self) -> tuple[Contender, ...]:
+        """Who takes part in ``bench --peers``: ours, its reference, and the other libraries'."""
+        ours = ("sslkern", "eager")
+        return tuple(c for c in self.contenders if c.name in ours or c.peer is not None)
 
     @property
     def passes(self) -> str:
@@ -146,6 +165,7 @@ def loss_contender(
     *,
     matrices: float = 0.0,
     compiles: bool = False,
+    peer: str | None = None,
 ) -> Contender:
     """A contender given by ``load``, which returns its loss function or raises.
 
@@ -156,13 +176,14 @@ def loss_contender(
             `UnavailableError` where it cannot take part.
         matrices: See `Contender`.
         compiles: See `Contender`.
+        peer: See `Contender`.
     """
 
     def prepare(problem: Problem) -> Step:
         loss_fn = load(problem.size)
         return lambda: differentiate(loss_fn, problem.inputs, problem.gradients)
 
-    return Contender(name, about, prepare, matrices=matrices, compiles=compiles)
+    return Contender(name, about, prepare, matrices=matrices, compiles=compiles, peer=peer)
 
 
 def standard_contenders(

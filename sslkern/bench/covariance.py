@@ -29,9 +29,16 @@ CASE = Case(
     flops=gram_flops,
     contenders=(
         *standard_contenders("vicreg_loss", eager=EAGER_MATRICES, compiled=COMPILED_MATRICES),
-        loss_contender("lightly", "VICRegLoss, eager", _load_lightly, matrices=LIGHTLY_MATRICES),
+        loss_contender(
+            "lightly",
+            "VICRegLoss, eager",
+            _load_lightly,
+            matrices=LIGHTLY_MATRICES,
+            peer="lightly",
+        ),
         gram_floor(),
     ),
     default_sizes=cross_correlation.SIZES,
+    peer_sizes=cross_correlation.PEER_SIZES,
     columns=cross_correlation.columns,
 )

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from sslkern import reference
-from sslkern.bench.contenders import Case, LossFn, Size, loss_contender, standard_contenders
+from sslkern.bench.contenders import (
+    Case,
+    LossFn,
+    Size,
+    loss_contender,
+    standard_contenders,
+    steps_of_four,
+)
 from sslkern.bench.peers import import_peer
 from sslkern.bench.products import gram_floor, gram_flops
 
@@ -16,10 +23,12 @@ EAGER_MATRICES, COMPILED_MATRICES, LIGHTLY_MATRICES = 6.5, 3.0, 4.2
 SIZES = (Size(256, 8192), Size(1024, 2048), Size(2048, 2048))
 """A batch of one device with the projector of the paper, and batches as large as it is wide."""
 
+PEER_SIZES = steps_of_four(64, 4096, 2048)
 
-def make_inputs(size: Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+
+def make_inputs(size: Size, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Two views of N samples that correlate, neither centered nor of unit variance."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     shape = (size.rows, size.dim)
     shared, noise_a, noise_b = (torch.randn(shape, generator=generator) for _ in range(3))
     spread = torch.rand(size.dim, generator=generator) + 0.5
@@ -56,10 +65,15 @@ CASE = Case(
     contenders=(
         *standard_contenders("barlow_twins_loss", eager=EAGER_MATRICES, compiled=COMPILED_MATRICES),
         loss_contender(
-            "lightly", "BarlowTwinsLoss, eager", _load_lightly, matrices=LIGHTLY_MATRICES
+            "lightly",
+            "BarlowTwinsLoss, eager",
+            _load_lightly,
+            matrices=LIGHTLY_MATRICES,
+            peer="lightly",
         ),
         gram_floor(),
     ),
     default_sizes=SIZES,
+    peer_sizes=PEER_SIZES,
     columns=columns,
 )

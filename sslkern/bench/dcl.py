@@ -6,7 +6,14 @@ from typing import Any
 
 from sslkern import reference
 from sslkern.bench import ntxent
-from sslkern.bench.contenders import Case, LossFn, Size, loss_contender, standard_contenders
+from sslkern.bench.contenders import (
+    Case,
+    LossFn,
+    Size,
+    loss_contender,
+    standard_contenders,
+    steps_of_four,
+)
 from sslkern.bench.peers import import_peer
 
 TEMPERATURE = 0.1
@@ -39,8 +46,15 @@ CASE = Case(
     flops=ntxent.flops,
     contenders=(
         *standard_contenders("dcl_loss", _at_temperature, eager=5, compiled=1.5),
-        loss_contender("lightly", "lightly.loss.DCLLoss, eager", _load_lightly, matrices=3),
+        loss_contender(
+            "lightly",
+            "lightly.loss.DCLLoss, eager",
+            _load_lightly,
+            matrices=3,
+            peer="lightly",
+        ),
         ntxent.FLOOR,
     ),
     default_sizes=(Size(4096, 128), Size(8192, 128)),
+    peer_sizes=steps_of_four(128, 32768, 128),
 )

@@ -13,13 +13,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from subprocess import SubprocessError
 from typing import Protocol
 
 import torch
 
-from sslkern import accuracy
-from sslkern.bench import memory
+from sslkern.bench import child, memory
 from sslkern.bench.contenders import (
     Case,
     Contender,
@@ -85,8 +83,7 @@ class Entry:
         except UnavailableError as error:
             self.row.drop("skipped", str(error))
         except Exception as error:  # MemoryError, RuntimeError, a compiler's own: all are reported
-            text = str(error).strip() or "no message"
-            self.row.drop("failed", f"{type(error).__name__}: {text.splitlines()[0]}")
+            self.row.drop("failed", child.reason_of(error))
         if not self.running:
             self.step = None  # frees its buffers
 
@@ -117,6 +114,7 @@ def run_size(case: Case, plan: Plan, size: Size, progress: Progress) -> list[Row
 def _entry(case: Case, contender: Contender, problem: Problem, plan: Plan) -> Entry:
     dtype = str(problem.dtype).removeprefix("torch.")
     row = Row(case.name, problem.size, dtype, contender.name, is_floor=contender.is_floor)
+    row.passes = case.passes
     return Entry(contender, row, device=plan.device)
 
 
@@ -146,19 +144,10 @@ def _warm_up(
         entry.step = contender.prepare(problem)
         outcome = entry.step()
         if outcome is not None and target is not None:
-            entry.row.loss_error = accuracy.max_error(outcome.loss, target.loss)
-            if outcome.grads:
-                entry.row.grad_error = _gradient_error(outcome, target)
+            found = child.agreement(outcome, target)
+            entry.row.loss_error, entry.row.grad_error = found.loss, found.grad
 
     entry.attempt(first_call)
-
-
-def _gradient_error(outcome: Outcome, target: Outcome) -> float:
-    """Relative L2 error of all gradients as one vector."""
-    actual, expected = (
-        torch.cat([g.double().flatten() for g in o.grads]) for o in (outcome, target)
-    )
-    return accuracy.l2_error(actual, expected)
 
 
 def _shortage(
@@ -175,7 +164,7 @@ def _shortage(
 def _time_rounds(entries: Sequence[Entry], plan: Plan, size: Size, progress: Progress) -> None:
     progress.phase(f"{size}: warm-up round")
     seconds = seconds_of(lambda: _round(entries, shift=0), plan.device)
-    rounds = plan.repeats or _affordable_rounds(seconds, len(plan.sizes))
+    rounds = plan.repeats or affordable_rounds(seconds, TIMED_SECONDS / len(plan.sizes))
     for entry in entries:
         entry.row.times_s.clear()
     progress.phase(f"{size}: {rounds} rounds", rounds)
@@ -184,9 +173,9 @@ def _time_rounds(entries: Sequence[Entry], plan: Plan, size: Size, progress: Pro
         progress.advance()
 
 
-def _affordable_rounds(seconds_per_round: float, sizes: int) -> int:
-    share = TIMED_SECONDS / sizes
-    return min(MAX_ROUNDS, max(MIN_ROUNDS, math.floor(share / max(seconds_per_round, 1e-6))))
+def affordable_rounds(seconds_per_round: float, budget_s: float, most: int = MAX_ROUNDS) -> int:
+    """As many rounds as fit into the budget, at least `MIN_ROUNDS` and at most ``most``."""
+    return min(most, max(MIN_ROUNDS, math.floor(budget_s / max(seconds_per_round, 1e-6))))
 
 
 def _round(entries: Sequence[Entry], shift: int) -> None:
@@ -220,5 +209,5 @@ def _measure_memory(
         job = memory.Job(case.name, name, size.rows, size.dim, dtype, plan.threads, plan.device)
         try:
             entry.row.peak_bytes = memory.measure(job)
-        except (RuntimeError, OSError, SubprocessError) as error:
+        except (RuntimeError, OSError) as error:
             entry.row.reason = f"memory not measured: {error}"

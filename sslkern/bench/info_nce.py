@@ -15,6 +15,7 @@ from sslkern.bench.contenders import (
     Size,
     loss_contender,
     standard_contenders,
+    steps_of_four,
 )
 from sslkern.bench.peers import import_peer
 from sslkern.bench.products import sgemm_floor
@@ -76,8 +77,10 @@ CASE = Case(
             'info_nce.InfoNCE(negative_mode="unpaired")',
             _load_info_nce_pytorch,
             matrices=4.6,
+            peer="info-nce-pytorch",
         ),
         sgemm_floor(keys=2, both=False),
     ),
     default_sizes=(Size(256, 128),),
+    peer_sizes=steps_of_four(16, 4096, 128),
 )

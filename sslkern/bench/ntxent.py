@@ -18,6 +18,7 @@ from sslkern.bench.contenders import (
     UnavailableError,
     loss_contender,
     standard_contenders,
+    steps_of_four,
     working_dtype,
 )
 from sslkern.bench.peers import import_peer
@@ -117,11 +118,14 @@ CASE = Case(
     flops=flops,
     contenders=(
         *standard_contenders("ntxent_loss", call, eager=3.5, compiled=1.5),
-        loss_contender("lightly", "lightly.loss.NTXentLoss", _load_lightly, matrices=4.5),
+        loss_contender(
+            "lightly", "lightly.loss.NTXentLoss", _load_lightly, matrices=4.5, peer="lightly"
+        ),
         loss_contender(
             "pytorch-metric-learning",
             "SelfSupervisedLoss(NTXentLoss), N <= 512",
             _load_pml,
+            peer="pytorch-metric-learning",
         ),
         loss_contender(
             "linear_cross_entropy",
@@ -131,4 +135,5 @@ CASE = Case(
         FLOOR,
     ),
     default_sizes=(Size(2048, 128), Size(8192, 128), Size(4096, 512)),
+    peer_sizes=steps_of_four(128, 32768, 128),
 )

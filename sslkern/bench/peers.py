@@ -9,7 +9,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -25,6 +25,8 @@ class Peer:
     name: str
     """Also the name of its distribution on the package index."""
     install: str
+    needs_torchvision: bool = False
+    """Whether its losses import torchvision, which they do not use."""
 
 
 PEERS: dict[str, Peer] = {
@@ -35,6 +37,7 @@ PEERS: dict[str, Peer] = {
             # Plain `pip install lightly` pulls in torchvision, and with it another torch.
             "pip install --no-deps lightly==1.6.0 && pip install tqdm pytorch_lightning"
             " hydra-core lightly-utils aenum",
+            needs_torchvision=True,
         ),
         Peer(
             "pytorch-metric-learning",
@@ -53,6 +56,10 @@ PEERS: dict[str, Peer] = {
             "POT",
             # Beside numpy it needs scipy, which comes with scikit-learn.
             "pip install --no-deps POT==0.9.7.post1 && pip install scikit-learn",
+        ),
+        Peer(
+            "sentence-transformers",
+            "pip install sentence-transformers==6.2.0",
         ),
     )
 }
@@ -101,7 +108,9 @@ def _importing(name: str) -> Iterator[None]:
     if installed_version(peer) is None:
         raise UnavailableError(f"not installed: {peer.install}")
     try:
-        with warnings.catch_warnings(), _torchvision():
+        # Others look whether torchvision is there, and would take the stub for it.
+        stub = _torchvision() if peer.needs_torchvision else nullcontext()
+        with warnings.catch_warnings(), stub:
             warnings.simplefilter("ignore")  # what a peer deprecates is not our user's business
             yield
     except Exception as error:  # a broken peer is skipped, however it is broken

@@ -33,11 +33,11 @@ MEMORY_TITLE = "peak memory beyond inputs and gradients"
 Value = Callable[[Row], float | None]
 
 
-def save_plot(results: Results, title: str, path: Path) -> None:
+def save_plot(results: Results, title: str, path: Path, dpi: int = 160) -> None:
     """Draw the rows that ran; ``path`` is replaced when the picture is complete."""
     buffer = io.BytesIO()
     form = path.suffix.removeprefix(".").lower()
-    draw(results, title).savefig(buffer, format=form, dpi=160, facecolor="white")
+    draw(results, title).savefig(buffer, format=form, dpi=dpi, facecolor="white")
     write_atomic(path, buffer.getvalue())
 
 
@@ -166,20 +166,24 @@ def _memory_label(row: Row) -> str:
 
 
 def _draw_sweep(rows: Sequence[Row], sizes: Sequence[Size], has_memory: bool) -> Figure:
-    """Time over N, and memory over N beside it."""
+    """Time over N, and memory over N beside it; a row of panels for each of the passes."""
     panels = 2 if has_memory else 1
-    figure = Figure(figsize=(6.0 * panels, 4.4), layout=_layout())
-    grid = figure.subplots(1, panels, squeeze=False)[0]
+    passes = list(dict.fromkeys(row.passes for row in rows))
+    figure = Figure(figsize=(6.0 * panels, 0.4 + 4.0 * len(passes)), layout=_layout())
+    grid = figure.subplots(len(passes), panels, squeeze=False)
     colors = _colors(rows)
-    _style(grid[0], "time")
-    _lines(grid[0], rows, colors, _seconds)
-    grid[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick_time(y)))
-    if has_memory:
-        _style(grid[1], MEMORY_TITLE)
-        _lines(grid[1], rows, colors, _bytes)
-        grid[1].set_yscale("log", base=2)
-        grid[1].yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick_bytes(y)))
-    for axes in grid:
+    for panel, name in zip(grid, passes, strict=True):
+        of_pass = [row for row in rows if row.passes == name]
+        what = f" of {name}" if len(passes) > 1 else ""
+        _style(panel[0], f"time{what}")
+        _lines(panel[0], of_pass, colors, _seconds)
+        panel[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick_time(y)))
+        if has_memory:
+            _style(panel[1], f"{MEMORY_TITLE}{what and ','}{what}")
+            _lines(panel[1], of_pass, colors, _bytes)
+            panel[1].set_yscale("log", base=2)
+            panel[1].yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick_bytes(y)))
+    for axes in grid.flat:
         axes.set_xlabel(f"N (rows in total), D = {sizes[0].dim}", fontsize=9, color=INK)
         axes.set_xticks([size.rows for size in sizes], [str(size.rows) for size in sizes])
     return figure
@@ -190,6 +194,8 @@ def _tick_time(value: float) -> str:
 
 
 def _tick_bytes(value: float) -> str:
+    if value < 2**20:
+        return f"{value / 2**10:.3g} KiB"
     return format_bytes(round(value)).replace(".00 ", " ").replace(".0 ", " ")
 
 
@@ -238,6 +244,8 @@ def _label_ends(
     """Write each name beside the end of its line, moved apart where lines end close together."""
     axes.autoscale_view()
     to_panel = axes.transScale + axes.transLimits  # data to parts of the panel
+    if not ends:
+        return
     placed = sorted(
         ((name, *to_panel.transform((x, y))) for name, x, y in ends), key=lambda end: end[2]
     )

@@ -25,6 +25,8 @@ class Row:
     dtype: str
     contender: str
     is_floor: bool = False
+    passes: str = "forward + backward"
+    """What one time is of; see `sslkern.bench.contenders.Case.passes`."""
     status: str = "ok"
     """``ok``, ``skipped`` or ``failed``; the last two with a reason."""
     reason: str | None = None
@@ -62,6 +64,8 @@ class Results:
     environment: dict[str, object]
     fma_peak_gflops: float | None
     rows: list[Row]
+    limits: dict[str, float] | None = None
+    """Of `sslkern.bench.sweep.Limits`, where contenders ran within some."""
 
 
 def compare(rows: Sequence[Row], flops: int, peak_gflops: float | None) -> None:
@@ -92,6 +96,7 @@ def to_json(results: Results) -> str:
         "schema": SCHEMA,
         "environment": results.environment,
         "fma_peak_gflops": results.fma_peak_gflops,
+        **({"limits": results.limits} if results.limits else {}),
         "rows": [_row_to_dict(row) for row in results.rows],
     }
     return json.dumps(document, indent=1) + "\n"
@@ -105,6 +110,7 @@ def _row_to_dict(row: Row) -> dict[str, object]:
         "dim": row.size.dim,
         "dtype": row.dtype,
         "contender": row.contender,
+        "passes": row.passes,
         "status": row.status,
         "reason": row.reason,
         "median_s": median,

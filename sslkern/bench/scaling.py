@@ -25,7 +25,7 @@ from sslkern._files import write_atomic
 from sslkern.bench.clip import LOGIT_SCALE
 from sslkern.bench.contenders import Outcome, Size, differentiate
 from sslkern.bench.harness import Progress
-from sslkern.bench.memory import _peak, _reset_peak
+from sslkern.bench.peak import _peak, _reset_peak
 from sslkern.bench.ranks import Ranks
 from sslkern.bench.sent import Sent, bytes_of, count_sent, socket_bytes
 
@@ -164,7 +164,7 @@ def timed(group: Any, job: Job) -> tuple[float, float]:
 
 
 def peak_of_rank(group: Any, job: Job) -> int | None:
-    """Bytes beyond inputs, loss and gradients: see `sslkern.bench.memory`."""
+    """Bytes beyond inputs, loss and gradients: see `sslkern.bench.peak`."""
     _step(group, job, tiny=True)()
     step = _step(group, job)
     gc.collect()

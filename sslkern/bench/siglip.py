@@ -15,6 +15,7 @@ from sslkern.bench.contenders import (
     Size,
     loss_contender,
     standard_contenders,
+    steps_of_four,
     working_dtype,
 )
 from sslkern.bench.peers import load_peer_file
@@ -56,8 +57,15 @@ CASE = Case(
     flops=flops,
     contenders=(
         *standard_contenders("siglip_loss", eager=5.1, compiled=1.1),
-        loss_contender("open_clip", "open_clip.SigLipLoss, eager", _load_open_clip, matrices=5.1),
+        loss_contender(
+            "open_clip",
+            "open_clip.SigLipLoss, eager",
+            _load_open_clip,
+            matrices=5.1,
+            peer="open_clip_torch",
+        ),
         sgemm_floor(),
     ),
     default_sizes=(Size(4096, 128), Size(4096, 512)),
+    peer_sizes=steps_of_four(64, 16384, 128),
 )

@@ -20,6 +20,7 @@ from sslkern.bench.contenders import (
     Step,
     loss_contender,
     standard_contenders,
+    steps_of_four,
     working_dtype,
 )
 from sslkern.bench.peers import import_peer
@@ -80,6 +81,19 @@ def _load_lightly(size: Size) -> LossFn:
     return lambda scores: module.sinkhorn(scores, ITERATIONS, EPSILON)
 
 
+def _load_pot(size: Size) -> LossFn:
+    """Transport between uniform masses at the costs -s; it divides by columns first, too."""
+    ot: Any = import_peer("POT", "ot")
+    options = {"numItermax": ITERATIONS, "stopThr": 0.0, "warn": False}
+
+    def sinkhorn(scores: Tensor) -> Tensor:
+        masses = (scores.new_full((n,), 1 / n) for n in scores.shape)
+        plan: Tensor = ot.sinkhorn(*masses, -scores, EPSILON, **options)
+        return plan * len(scores)
+
+    return sinkhorn
+
+
 def _prepare_memory_passes(problem: Problem) -> Step:
     """T + 1 reads, and a copy for the plan."""
     s = as_words(problem.inputs[0])
@@ -107,8 +121,10 @@ CASE = Case(
         *standard_contenders("sinkhorn", kernel=1, eager=4, compiled=2),
         Contender("sslkern out=", "the same, into memory that is there already", _prepare_out, 1),
         loss_contender("swav", "the loop of SwAV's authors", lambda size: _swav, matrices=2),
-        loss_contender("lightly", "sinkhorn, eager", _load_lightly, matrices=2),
+        loss_contender("lightly", "sinkhorn, eager", _load_lightly, matrices=2, peer="lightly"),
+        loss_contender("POT", "ot.sinkhorn on tensors", _load_pot, matrices=4, peer="POT"),
         traffic_floor("four reads and a copy of the matrix", _prepare_memory_passes, matrices=1),
     ),
     default_sizes=(Size(64, 3000), Size(4096, 3000)),
+    peer_sizes=steps_of_four(64, 16384, 3000),
 )

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from sslkern import reference
 from sslkern.bench import ntxent
-from sslkern.bench.contenders import Case, LossFn, Size, loss_contender, standard_contenders
+from sslkern.bench.contenders import (
+    Case,
+    LossFn,
+    Size,
+    loss_contender,
+    standard_contenders,
+    steps_of_four,
+)
 from sslkern.bench.peers import import_peer
 
 TEMPERATURE = 0.1
@@ -56,8 +63,15 @@ CASE = Case(
     flops=ntxent.flops,  # the positives need no products of their own
     contenders=(
         *standard_contenders("supcon_loss", _with_labels, eager=5.5, compiled=1.5),
-        loss_contender("pytorch-metric-learning", "SupConLoss, eager", _load_pml, matrices=11.5),
+        loss_contender(
+            "pytorch-metric-learning",
+            "SupConLoss, eager",
+            _load_pml,
+            matrices=11.5,
+            peer="pytorch-metric-learning",
+        ),
         ntxent.FLOOR,
     ),
     default_sizes=(Size(4096, 128), Size(8192, 128)),
+    peer_sizes=steps_of_four(128, 32768, 128),
 )

@@ -17,6 +17,7 @@ from sslkern.bench.contenders import (
     Step,
     loss_contender,
     standard_contenders,
+    steps_of_four,
 )
 from sslkern.bench.peers import import_peer
 from sslkern.bench.traffic import as_words, traffic_floor
@@ -82,7 +83,7 @@ CASE = Case(
     columns=lambda size: size.dim,
     contenders=(
         *standard_contenders("swav_loss", _of_views, kernel=9, eager=60, compiled=40),
-        loss_contender("lightly", "SwaVLoss, eager", _load_lightly, matrices=60),
+        loss_contender("lightly", "SwaVLoss, eager", _load_lightly, matrices=60, peer="lightly"),
         traffic_floor(
             "all views read twice, the assigned ones three times more, all gradients written",
             _prepare_memory_passes,
@@ -90,4 +91,5 @@ CASE = Case(
         ),
     ),
     default_sizes=(Size(256, 3000),),
+    peer_sizes=steps_of_four(16, 4096, 3000),
 )

@@ -15,7 +15,7 @@ import sslkern
 from sslkern.bench import CASES
 from sslkern.bench.contenders import Case, Contender, Size, working_dtype
 from sslkern.bench.device import default_device, name_of
-from sslkern.cli import arguments
+from sslkern.cli import arguments, bench_peers
 from sslkern.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sslkern.bench.results import Results
 
 OUTPUT_FOLDER = Path("bench-results")
+DEFAULT_LOSS = "ntxent"
 
 DESCRIPTION = """\
 Times forward + backward of a loss: the fused kernel, eager PyTorch, torch.compile and the peers
@@ -45,7 +46,8 @@ examples
   python -m sslkern bench
   python -m sslkern bench --sizes 512x128,1024x128,2048x128,4096x128 --plot sweep.png
   python -m sslkern bench --loss clip
-  python -m sslkern bench --dtype bfloat16 --contenders sslkern,eager --no-memory"""
+  python -m sslkern bench --dtype bfloat16 --contenders sslkern,eager --no-memory
+  python -m sslkern bench --peers --folder results"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,18 +60,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--loss", choices=sorted(CASES), default="ntxent", help="default: %(default)s"
+        "--loss", choices=sorted(CASES), help=f"default: {DEFAULT_LOSS}; with --peers: all"
     )
     parser.add_argument(
         "--sizes",
         type=parse_sizes,
         metavar="NxD,...",
         help="N rows of D features: of both views together (ntxent, dcl), queries (info_nce,"
-        " negative_sampling), pairs (clip, siglip), rows of scores (soft_cross_entropy with D"
-        " classes, sinkhorn with D prototypes), of each view (swav), tokens (linear_cross_entropy)"
-        f" or all (supcon); default: {_default_sizes()}",
+        " negative_sampling), pairs (clip, siglip, in_batch), rows of scores (soft_cross_entropy"
+        " with D classes, sinkhorn with D prototypes), tokens (linear_cross_entropy), all (supcon)"
+        f" or of each view (the others); default: {_default_sizes()}",
     )
     arguments.add_dtype(parser)
+    parser.set_defaults(dtype=None)  # float32, or with --peers several
     parser.add_argument(
         "--threads",
         type=arguments.positive_int,
@@ -106,6 +109,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="do not measure peak memory (which takes a process per contender and size)",
     )
+    bench_peers.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -138,6 +142,9 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write. 1 if the fused kernel failed at a size."""
+    if args.peers:
+        return bench_peers.run(args)
+    args.loss, args.dtype = args.loss or DEFAULT_LOSS, args.dtype or torch.float32
     case = CASES[args.loss]
     sizes = args.sizes or case.default_sizes
     _check_sizes(case, sizes)
