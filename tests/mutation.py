@@ -444,6 +444,7 @@ _SHIFT = (
     "each lane's sums, and those of the lanes that share its columns, have a shift of their own"
 )
 _WRITTEN = "the barriers in the write before it are behind the same additions"
+_AFTER_LOSSES = "the barrier before the losses' sums is behind the last tile, too"
 _EIGHT = "a maximum over the eight warps, in lanes of which the others have the lowest number"
 # Kernels, kind, which of a kernel's, and why nobody could notice.
 EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
@@ -459,6 +460,7 @@ EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
     ("linear_cross_entropy_fwd_kernel", "barrier", (3, 4), _WRITTEN),
     ("info_nce_fwd_kernel<.*, true, false>", "shuffle", (3, 4), _SHIFT),
     ("info_nce_fwd_kernel<Tf32x3, .*, true, true>", "shuffle", (17, 18), _SHIFT),
+    ("siglip_tiles_kernel<.*, true, true>", "barrier", (2,), _AFTER_LOSSES),
     ("sampled_logits_runs_kernel", "shuffle", range(8, 16), "every lane has the weight 1"),
 )
 
