@@ -3,7 +3,8 @@
     pytest benchmarks/bench_losses.py -k ntxent --benchmark-save before
 
 Same inputs and contenders as ``python -m sslkern bench``, which alternates between contenders and
-is the better judge of who is faster; here one contender is compared with itself over time.
+is the better judge of who is faster; here one contender is compared with itself over time. Whether
+a loss has become slower than the committed ratios say is the question of ``bench_ratios.py``.
 """
 
 from __future__ import annotations

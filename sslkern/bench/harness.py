@@ -60,6 +60,9 @@ class Plan:
     """Timed rounds; None chooses them so that the whole run takes about `TIMED_SECONDS`."""
     measure_memory: bool = True
     device: str = "cpu"
+    timed_s: float = TIMED_SECONDS
+    """What the timed rounds of all sizes may take together where ``repeats`` is None."""
+    measure_errors: bool = True
 
 
 @dataclass
@@ -99,8 +102,10 @@ def run_size(case: Case, plan: Plan, size: Size, progress: Progress) -> list[Row
     entries = [_entry(case, contender, problem, plan) for contender in plan.contenders]
     if any(entry.contender.compiles for entry in entries):
         torch._dynamo.reset()  # forget earlier sizes: none may be served by a dynamic graph
-    progress.phase(f"{size}: float64 reference")
-    target = _target(case, problem, plan)
+    target = None
+    if plan.measure_errors:
+        progress.phase(f"{size}: float64 reference")
+        target = _target(case, problem, plan)
     for entry in entries:
         _warm_up(case, entry, problem, target, progress)
     _time_rounds(entries, plan, size, progress)
@@ -164,7 +169,7 @@ def _shortage(
 def _time_rounds(entries: Sequence[Entry], plan: Plan, size: Size, progress: Progress) -> None:
     progress.phase(f"{size}: warm-up round")
     seconds = seconds_of(lambda: _round(entries, shift=0), plan.device)
-    rounds = plan.repeats or affordable_rounds(seconds, TIMED_SECONDS / len(plan.sizes))
+    rounds = plan.repeats or affordable_rounds(seconds, plan.timed_s / len(plan.sizes))
     for entry in entries:
         entry.row.times_s.clear()
     progress.phase(f"{size}: {rounds} rounds", rounds)

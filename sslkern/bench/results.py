@@ -79,14 +79,15 @@ def compare(rows: Sequence[Row], flops: int, peak_gflops: float | None) -> None:
     floor = next((row for row in timed if row.is_floor), None)
     for row in timed:
         if ours is not None and not row.is_floor:
-            row.speedup = _median_ratio(row, ours)
+            row.speedup = median_ratio(row, ours)
         if floor is not None:
-            row.over_floor = _median_ratio(row, floor)
+            row.over_floor = median_ratio(row, floor)
         if peak_gflops:
             row.peak_fraction = flops / row.median_s / (peak_gflops * 1e9)
 
 
-def _median_ratio(row: Row, base: Row) -> float:
+def median_ratio(row: Row, base: Row) -> float:
+    """Median over the rounds of the time of ``row`` over that of ``base``."""
     return float(np.median(np.divide(row.times_s, base.times_s)))
 
 
