@@ -156,7 +156,7 @@ class FakeChild:
 
     def seconds(self, timeout_s: float) -> float:
         self._ask("seconds")
-        return FakeChild.step_s.get(self.name, 0.5)
+        return FakeChild.step_s.get(self.name, 0.1)
 
     def agreement(self, timeout_s: float) -> Agreement:
         self._ask("agreement")
@@ -232,6 +232,28 @@ def test_rounds_begin_with_another_contender_each_time(fake: type[FakeChild]) ->
     swept(repeats=3)
     order = "".join(n[0] for n, q, size in fake.asked if q == "seconds" and size == 64)
     assert order[: 4 * 3] == "sel" + "sel" + "els" + "lse", "a discarded round, then three"
+
+
+def test_first_round_of_long_steps_counts(fake: type[FakeChild]) -> None:
+    fake.step_s["eager"] = 2.0
+    rows = swept(repeats=3)
+    order = "".join(n[0] for n, q, size in fake.asked if q == "seconds" and size == 64)
+    assert order[: 3 * 3] == "sel" + "els" + "lse"
+    assert {len(row.times_s) for row in rows} == {3}
+
+
+@pytest.mark.parametrize(
+    ("reason", "limit"),
+    [
+        ("needs more than 8 GiB", True),
+        ("a step took 3.2 s, more than 3 s", True),
+        ("no answer within 8 s", True),
+        ("its process ended with code -11", False),
+        ("RuntimeError: broken", False),
+    ],
+)
+def test_limits_are_no_failures(reason: str, limit: bool) -> None:
+    assert sweep.is_limit(reason) == limit
 
 
 def test_all_children_are_ended(fake: type[FakeChild]) -> None:

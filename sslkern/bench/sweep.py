@@ -52,6 +52,11 @@ class Sweep:
     """In place of those of the case."""
 
 
+def is_limit(reason: str) -> bool:
+    """Whether a line ended at one of the limits, and not by a failure."""
+    return "more than" in reason or "no answer within" in reason
+
+
 class Line:
     """A contender from size to size."""
 
@@ -158,12 +163,14 @@ def _run_size(
         progress.phase(f"{sweep.case.name} {sweep.dtype} {size}, {passes}: {row.contender}")
         if line.measure_memory(row) and check:
             line.measure_errors(row)
-    _round(pairs, 0)  # after it, caches and the allocator are as in the rounds
+    _round(pairs, 0)
     seconds = sum(sum(row.times_s) for _, row in pairs)
-    for _, row in pairs:
-        row.times_s.clear()
+    slow = seconds > ROUNDS_S
+    if not slow:  # caches and allocators are not yet as in the rounds, which long steps do not feel
+        for _, row in pairs:
+            row.times_s.clear()
     rounds = sweep.repeats or affordable_rounds(seconds, ROUNDS_S, MOST_ROUNDS)
-    for shift in range(rounds):
+    for shift in range(int(slow), rounds):
         _round(pairs, shift)
     rows = [row for _, row in pairs]
     compare(rows, 0, None)

@@ -14,7 +14,7 @@ from sslkern.bench import CASES
 from sslkern.bench.contenders import Case
 from sslkern.bench.environment import available_memory, stamp
 from sslkern.bench.results import OURS, Results, write_json
-from sslkern.bench.sweep import Limits, Sweep
+from sslkern.bench.sweep import Limits, Sweep, is_limit
 from sslkern.cli import arguments
 from sslkern.cli.errors import UserError
 
@@ -139,7 +139,7 @@ def _measure(sweep: Sweep, path: Path, command: str) -> bool:
     print(f"results: {path}")
     _plot(results, sweep, path.with_suffix(".png"))
     ours = [row for row in results.rows if row.contender == OURS]
-    return any(row.status == "failed" and "more than" not in str(row.reason) for row in ours)
+    return any(row.status == "failed" and not is_limit(str(row.reason)) for row in ours)
 
 
 def _plot(results: Results, sweep: Sweep, path: Path) -> None:
