@@ -188,13 +188,14 @@ def cell(document: Document, contender: str, passes: str, size: int) -> str:
         return f"{milliseconds(row)}, {size_of_memory(row)}"
     for row in document["rows"]:
         if (row["contender"], row["rows"], row["passes"]) == (contender, size, passes):
-            return str(row["reason"])
+            return str(row["reason"]).replace("|", "/")
     return "-"
 
 
 def sizes_table(document: Document, passes: str) -> Iterator[str]:
-    """A line for each size, a column for each contender."""
-    names = [OURS, "eager", *peers_of(document)]
+    """A line for each size, a column for each contender, also for one that could not begin."""
+    taking_part = [r["contender"] for r in document["rows"] if r["passes"] == passes]
+    names = list(dict.fromkeys([OURS, "eager", *taking_part]))
     yield f"| {passes} | {' | '.join(names)} |"
     yield f"|---|{'---:|' * len(names)}"
     for size in sorted({(row["rows"], row["dim"]) for row in document["rows"]}):

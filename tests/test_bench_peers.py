@@ -385,6 +385,20 @@ def test_page_shows_every_size_and_the_reason(script: ModuleType, tmp_path: Path
     assert "bfloat16" not in text
 
 
+def test_page_shows_why_a_library_could_not_begin(script: ModuleType, tmp_path: Path) -> None:
+    made_up(tmp_path)
+    path = tmp_path / "dcl-float32.json"
+    document = json.loads(path.read_text())
+    absent = {**document["rows"][0], "contender": "POT", "passes": BOTH, "times_s": []}
+    absent |= {"status": "failed", "reason": "TypeError: int | str"}
+    path.write_text(json.dumps({**document, "rows": [*document["rows"], absent]}))
+    text = script.size_by_size("dcl", tmp_path)
+    assert "| forward | sslkern | eager | lightly |\n" in text
+    assert "| forward + backward | sslkern | eager | lightly | POT |\n" in text
+    assert "| TypeError: int / str |" in text
+    assert "POT" not in script.overview(tmp_path)
+
+
 def test_without_results_nothing_is_written(script: ModuleType, tmp_path: Path) -> None:
     page = (
         "before\n<!-- peers: all, written by benchmarks/peers.py -->\nold\n<!-- /peers -->\nafter\n"
