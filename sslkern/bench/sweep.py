@@ -19,7 +19,7 @@ from sslkern.bench.results import Row, compare
 FORWARD = "forward"
 ROUNDS_S, MOST_ROUNDS = 1.0, 9
 """What the rounds of a size may take together, beyond the least number of rounds."""
-INPUTS_S = 20.0
+INPUTS_S = 8.0
 """What building inputs may take, beyond the limit of a step."""
 
 
