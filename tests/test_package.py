@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import pkgutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -113,3 +114,56 @@ def test_fma_peak_is_positive(dtype: torch.dtype) -> None:
 def test_fma_peak_refuses_other_dtypes() -> None:
     with pytest.raises(TypeError, match=r"got torch\.int64"):
         sslkern.fma_peak(torch.int64)
+
+
+# ---- what an import does
+
+FIRST_USE = """
+import sys
+import sslkern
+heavy = {"bench", "cli", "data", "integrations", "losses", "methods", "model", "train"}
+heavy |= {"verification", "accuracy"}
+loaded = {name.split(".")[1] for name in sys.modules if name.startswith("sslkern.")}
+assert not heavy & loaded, heavy & loaded
+assert {*sslkern.__all__, "methods"} <= set(dir(sslkern))
+assert not hasattr(sslkern, "nothing")
+import torch
+assert torch.ops.sslkern.ntxent_fwd.default
+assert sslkern.losses.NTXentLoss(0.1) and sslkern.methods.Queue
+names = {}
+exec("from sslkern import *", names)
+assert set(sslkern.__all__) <= set(names)
+assert names["losses"] is sys.modules["sslkern.losses"]
+"""
+
+# 50 ms where torch takes 0.8 s of a core, warm: the least seen of torch 2.13. Slower machines take
+# longer for both.
+IMPORT_SHARE = 0.05 / 0.8
+IMPORT = """
+from time import process_time
+start = process_time()
+import torch
+torch_is_there = process_time()
+import sslkern
+print((process_time() - torch_is_there) / (torch_is_there - start))
+"""
+
+
+def in_a_process(program: str) -> str:
+    """What a program prints that may keep compiled Python files, as an installation has them."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_import_loads_the_operators_and_names_the_rest() -> None:
+    in_a_process(FIRST_USE)
+
+
+def test_an_import_takes_little_beside_that_of_torch() -> None:
+    """Time of this process alone: others on the machine make real time vary tenfold."""
+    in_a_process(IMPORT)
+    shares = [float(in_a_process(IMPORT)) for _ in range(5)]
+    assert statistics.median(shares) < IMPORT_SHARE, shares
