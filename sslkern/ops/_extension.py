@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,15 @@ def load() -> ModuleType:
     if kernels.exists():
         module.set_cuda_library(str(kernels))
     return module
+
+
+def register_fake(operator: str, fake: Callable[..., object]) -> None:
+    """`torch.library.register_fake`, for all operators from here.
+
+    It looks for the file that calls it, in all modules that are loaded and line by line: in an
+    import that takes longer than the rest, once per file.
+    """
+    torch.library.register_fake(operator, fake)
 
 
 C = load()

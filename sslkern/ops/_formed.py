@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslkern.ops import _extension
+
 
 def register_formed(op: str, forward: str, formed_bwd: str, names: tuple[str, ...]) -> None:
     """Give the operator ``forward`` its autograd.
@@ -51,4 +53,4 @@ def register_formed(op: str, forward: str, formed_bwd: str, names: tuple[str, ..
         return input.new_empty(input.shape)
 
     torch.library.register_autograd(f"sslkern::{forward}", backward, setup_context=setup_context)
-    torch.library.register_fake(f"sslkern::{formed_bwd}", fake_formed_bwd)
+    _extension.register_fake(f"sslkern::{formed_bwd}", fake_formed_bwd)

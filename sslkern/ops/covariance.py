@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     check_positive_number,
@@ -477,7 +477,7 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
     return (*(g if wanted else None for g, wanted in zip(grads, need, strict=True)), *[None] * 8)
 
 
-torch.library.register_fake("sslkern::covariance_fwd", _fake_fwd)
-torch.library.register_fake("sslkern::covariance_bwd", _fake_bwd)
+_extension.register_fake("sslkern::covariance_fwd", _fake_fwd)
+_extension.register_fake("sslkern::covariance_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::covariance_fwd", _backward, setup_context=_setup_context)
 refuse_second_derivative(_OP, "vicreg_loss", "covariance_bwd")

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
@@ -636,9 +636,9 @@ def _fake_rank(query: Tensor, *_: Any) -> Tensor:
     return query.new_empty((query.shape[0],), dtype=torch.int64)
 
 
-torch.library.register_fake("sslkern::info_nce_rank", _fake_rank)
-torch.library.register_fake("sslkern::info_nce_fwd", _fake_fwd)
-torch.library.register_fake("sslkern::info_nce_bwd", _fake_bwd)
+_extension.register_fake("sslkern::info_nce_rank", _fake_rank)
+_extension.register_fake("sslkern::info_nce_fwd", _fake_fwd)
+_extension.register_fake("sslkern::info_nce_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::info_nce_fwd", _backward, setup_context=_setup_context)
-torch.library.register_fake("sslkern::info_nce_formed_bwd", _fake_formed_bwd)
+_extension.register_fake("sslkern::info_nce_formed_bwd", _fake_formed_bwd)
 refuse_second_derivative(_OP, "info_nce_loss", "info_nce_bwd", "info_nce_formed_bwd")

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     check_number,
@@ -334,12 +334,12 @@ def _fake_sum_fwd(
 
 
 _FWD, _BWD = "sslkern::linear_cross_entropy_fwd", "sslkern::linear_cross_entropy_bwd"
-torch.library.register_fake(_FWD, _fake_fwd)
-torch.library.register_fake(_BWD, _fake_bwd)
+_extension.register_fake(_FWD, _fake_fwd)
+_extension.register_fake(_BWD, _fake_bwd)
 torch.library.register_autograd(_FWD, _backward, setup_context=_setup_context)
 
 _SUM, _FORMED = "linear_cross_entropy_sum_fwd", "linear_cross_entropy_formed_bwd"
-torch.library.register_fake(f"sslkern::{_SUM}", _fake_sum_fwd)
+_extension.register_fake(f"sslkern::{_SUM}", _fake_sum_fwd)
 register_formed(_OP, _SUM, _FORMED, ("input", "weight", "bias"))
 refuse_second_derivative(
     _OP, "linear_cross_entropy", "linear_cross_entropy_bwd", "linear_cross_entropy_formed_bwd"

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
@@ -152,7 +152,7 @@ def _backward(ctx: Any, grad_loss: Tensor, _grad_lse: Tensor) -> tuple[Tensor | 
     return (*grads, None)
 
 
-torch.library.register_fake("sslkern::ntxent_fwd", _fake_fwd)
-torch.library.register_fake("sslkern::ntxent_bwd", _fake_bwd)
+_extension.register_fake("sslkern::ntxent_fwd", _fake_fwd)
+_extension.register_fake("sslkern::ntxent_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::ntxent_fwd", _backward, setup_context=_setup_context)
 refuse_second_derivative(_OP, "ntxent_loss", "ntxent_bwd")

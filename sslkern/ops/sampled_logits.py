@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
@@ -475,8 +475,8 @@ def _backward(ctx: Any, grad_logits: Tensor) -> tuple[Tensor | None, ...]:
     return (query if need_query else None, table if need_table else None, None)
 
 
-torch.library.register_fake("sslkern::sampled_logits_fwd", _fake_fwd)
-torch.library.register_fake("sslkern::sampled_logits_bwd", _fake_bwd)
+_extension.register_fake("sslkern::sampled_logits_fwd", _fake_fwd)
+_extension.register_fake("sslkern::sampled_logits_bwd", _fake_bwd)
 torch.library.register_autograd(
     "sslkern::sampled_logits_fwd", _backward, setup_context=_setup_context
 )

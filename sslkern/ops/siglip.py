@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
@@ -206,9 +206,9 @@ def _backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
     return (*(g if wanted else None for g, wanted in zip(grads, need, strict=True)), None)
 
 
-torch.library.register_fake("sslkern::siglip_fwd", _fake_fwd)
-torch.library.register_fake("sslkern::siglip_sum_fwd", _fake_sum_fwd)
-torch.library.register_fake("sslkern::siglip_bwd", _fake_bwd)
+_extension.register_fake("sslkern::siglip_fwd", _fake_fwd)
+_extension.register_fake("sslkern::siglip_sum_fwd", _fake_sum_fwd)
+_extension.register_fake("sslkern::siglip_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::siglip_fwd", _backward, setup_context=_setup_context)
 register_formed(_OP, "siglip_sum_fwd", "siglip_formed_bwd", ("query", "key", "scale", "bias"))
 refuse_second_derivative(_OP, "siglip_loss", "siglip_bwd", "siglip_formed_bwd")

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import check_constant, check_positive_number, check_tensor, refuse
 from sslkern.parallel.potentials import first_got
 from sslkern.parallel.processes import Sharing, are_many, meet
@@ -292,6 +292,6 @@ def _fake_plan_out(scores: Tensor, *options: Any) -> tuple[Tensor, ...]:
     return _fake_results(scores, potentials, diagnostics)
 
 
-torch.library.register_fake("sslkern::sinkhorn_potential", _fake_potential)
-torch.library.register_fake("sslkern::sinkhorn_plan", _fake_plan)
-torch.library.register_fake("sslkern::sinkhorn_plan_out", _fake_plan_out)
+_extension.register_fake("sslkern::sinkhorn_potential", _fake_potential)
+_extension.register_fake("sslkern::sinkhorn_plan", _fake_plan)
+_extension.register_fake("sslkern::sinkhorn_plan_out", _fake_plan_out)

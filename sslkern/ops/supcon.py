@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
@@ -465,7 +465,7 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     return grad_z, None, grad_temperature, None, None
 
 
-torch.library.register_fake("sslkern::supcon_fwd", _fake_fwd)
-torch.library.register_fake("sslkern::supcon_bwd", _fake_bwd)
+_extension.register_fake("sslkern::supcon_fwd", _fake_fwd)
+_extension.register_fake("sslkern::supcon_bwd", _fake_bwd)
 torch.library.register_autograd("sslkern::supcon_fwd", _backward, setup_context=_setup_context)
 refuse_second_derivative(_OP, "supcon_loss", "supcon_bwd")

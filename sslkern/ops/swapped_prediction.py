@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkern.ops import _extension  # noqa: F401  (registers the operators)
+from sslkern.ops import _extension
 from sslkern.ops._common import (
     accumulate_dtype,
     check_positive_number,
@@ -224,8 +224,8 @@ def _backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
     return grads, None, None, None
 
 
-torch.library.register_fake("sslkern::swapped_prediction_fwd", _fake_fwd)
-torch.library.register_fake("sslkern::swapped_prediction_bwd", _fake_bwd)
+_extension.register_fake("sslkern::swapped_prediction_fwd", _fake_fwd)
+_extension.register_fake("sslkern::swapped_prediction_bwd", _fake_bwd)
 torch.library.register_autograd(
     "sslkern::swapped_prediction_fwd", _backward, setup_context=_setup_context
 )
