@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def clip_of_processes(
     world_size: int,
     local_loss: bool,
 ) -> Tensor:
-    """The mean over all pairs or, with ``local_loss``, over this process's."""
+    """The mean over all pairs or, with ``local_loss``, this process's share in it."""
     several = world_size > 1
     loss = clip_loss(
         image_features,
@@ -41,7 +42,7 @@ def clip_of_processes(
         reduction="none" if several and local_loss else "mean",
         gather_distributed=several,
     )
-    return loss.mean()
+    return _mean_of_own(loss) if several and local_loss else loss
 
 
 def siglip_of_processes(
@@ -59,4 +60,14 @@ def siglip_of_processes(
         return siglip_loss(*inputs)
     strategy = "gather" if dist_impl in ("gather", "reduce") else "ring"
     rows = siglip_loss(*inputs, reduction="none", gather_distributed=True, strategy=strategy)
-    return rows.mean()
+    return _mean_of_own(rows)
+
+
+def _mean_of_own(rows: Tensor) -> Tensor:
+    """Of this process's rows; where processes have other numbers of them, its share of the mean.
+
+    The mean over processes is that over all rows in any case.
+    """
+    count = rows.new_tensor(len(rows), dtype=torch.float64)
+    dist.all_reduce(count)
+    return rows.sum() * (dist.get_world_size() / count).to(rows.dtype)

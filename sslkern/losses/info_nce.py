@@ -81,7 +81,8 @@ class ClipLoss(nn.Module):
     Args:
         local_loss: In several processes, return the mean over this process's images and texts in
             place of that of all, which it is on average over the processes; the gradients that
-            parameters get are the same.
+            parameters get are the same. Where processes have other numbers of pairs, the sum over
+            the pairs divided by the mean of these numbers.
         gather_with_grad: Has to be True in several processes: without it open_clip loses the
             gradient that features get from the other processes.
         cache_labels: Without effect: no labels are made, the positives are the diagonal.

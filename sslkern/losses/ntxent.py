@@ -15,7 +15,7 @@ from sslkern.methods.parts.queue import Queue
 from sslkern.ops._common import check_positive_number, check_tensor
 from sslkern.ops.info_nce import info_nce_loss
 from sslkern.ops.ntxent import ntxent_loss
-from sslkern.parallel.processes import Sharing, are_many, meet
+from sslkern.parallel.processes import Sharing, are_many, meet, share_of_first_rank
 from sslkern.reference._common import normalize_rows, to_working_dtype
 
 _OP = "ntxent"
@@ -91,6 +91,7 @@ class NTXentLoss(SharedLoss):
         self.memory_bank_size = memory_bank_size
         self._bank_rows, dim = _rows_and_dim(memory_bank_size)
         self.queue = Queue(self._bank_rows, dim) if self._bank_rows and dim else None
+        self._bank_is_shared = False  # what each rank has drawn is another one's
         self.register_load_state_dict_pre_hook(_make_room)  # type: ignore[no-untyped-call]
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -112,11 +113,14 @@ class NTXentLoss(SharedLoss):
         queue = self.queue
         if queue is None:
             queue = _queue_like(z_b, self._bank_rows)
+        if processes is not None and not self._bank_is_shared:
+            share_of_first_rank(processes, [queue.rows, queue.position])
         bank = queue.rows.to(z_b.dtype)
         shared = {name: value for name, value in self.sharing.items() if name != "strategy"}
         loss = info_nce_loss(z_a, z_b, bank, temperature=self.temperature, **shared)
         if self.queue is None:  # only now: a call that raised leaves none of a wrong length
             self.queue = queue
+        self._bank_is_shared = self._bank_is_shared or processes is not None
         if torch.is_grad_enabled() and z_a.requires_grad:
             rows = z_b.detach()
             if processes is not None:
@@ -173,6 +177,7 @@ def _queue_like(rows: Tensor, size: int) -> Queue:
 
 def _make_room(module: NTXentLoss, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
     """Before the state is loaded: a queue for the rows in it, where none has come into being."""
+    module._bank_is_shared = False
     rows = state.get(f"{prefix}queue.rows")
     if module.queue is None and module._bank_rows and rows is not None and rows.dim() == 2:
         module.queue = _queue_like(rows, module._bank_rows)

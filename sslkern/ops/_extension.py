@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -55,8 +56,30 @@ def register_fake(operator: str, fake: Callable[..., object]) -> None:
 
     It looks for the file that calls it, in all modules that are loaded and line by line: in an
     import that takes longer than the rest, once per file.
+
+    A tensor without elements on the device "meta" beside others that have them would have the fake
+    answer in place of the kernel, with memory that nobody has written.
     """
-    torch.library.register_fake(operator, fake)
+    op = operator.partition("::")[2]
+
+    @functools.wraps(fake)
+    def checked(*args: object) -> object:
+        devices = {x.device.type for x in _tensors(args)}
+        if "meta" in devices and len(devices) > 1:
+            raise ValueError(
+                f"sslkern::{op}: expected all tensors to hold elements, got one on the meta device"
+            )
+        return fake(*args)
+
+    torch.library.register_fake(operator, checked)
+
+
+def _tensors(args: Iterable[object]) -> Iterator[torch.Tensor]:
+    for x in args:
+        if isinstance(x, torch.Tensor):
+            yield x
+        elif isinstance(x, list | tuple):
+            yield from _tensors(x)
 
 
 C = load()

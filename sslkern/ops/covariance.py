@@ -228,7 +228,7 @@ def _mean_of_ranks(
 ) -> tuple[Tensor, Tensor]:
     """The mean of what each rank's own rows give."""
     if len(z_a) == 0:
-        loss = no_rows(z_a, z_b).sum()
+        loss = no_rows(_OP, "vicreg_loss", z_a, z_b).sum()
         own = torch.zeros(4, dtype=torch.float64, device=z_a.device) + loss
     else:
         loss, terms = _of_own_rows(z_a, z_b, factors, how)

@@ -13,6 +13,7 @@ from sslkern.ops._common import (
     accumulate_dtype,
     as_scalar_tensor,
     check_flags,
+    check_floating,
     check_number,
     check_one_element,
     check_positive,
@@ -130,15 +131,15 @@ def info_nce_loss(
     Visual Representation Learning", 2019, https://arxiv.org/abs/1911.05722
     """
     in_batch = negatives is None if in_batch is None else in_batch
-    bank_alone = negatives is not None and not in_batch
+    bank_alone = negatives is not None and in_batch is False
     sharing = Sharing(gather_distributed, process_group, check, strategy)
 
     def check_arguments() -> None:
         _check_tensors(query=query, key=key)
         _check_optional(negatives=negatives, target=target, bias=bias, ids=ids, key_ids=key_ids)
         check_reduction(reduction, _OP)
-        _check_combination(query, key, negatives, in_batch, target, symmetric)
         check_flags(_OP, in_batch=in_batch, symmetric=symmetric, normalize=normalize)
+        _check_combination(query, key, negatives, in_batch, target, symmetric)
         check_number(label_smoothing, "label_smoothing", _OP)
         check_positive(as_scalar_tensor(temperature, "temperature", _OP, query), "temperature", _OP)
         if bank_alone:
@@ -175,10 +176,12 @@ def info_nce_loss(
     shards = {"query": query, "key": key}
     processes = meet(_OP, sharing, shards, options, check_arguments, one_shape=False)
     tau = as_scalar_tensor(temperature, "temperature", _OP, query)
-    tau = tau if processes is None else temperature_of_ranks(processes, tau)
+    if processes is not None:
+        count = len(key) + (0 if negatives is None else len(negatives))
+        tau = temperature_of_ranks(processes, tau, count)
     if negatives is not None and bank_alone:
         if processes is not None and len(query) == 0:
-            rows = no_rows(query, key, negatives, tau)
+            rows = no_rows(_OP, "info_nce_loss", query, key, negatives, tau)
         else:
             rows = _against_bank(
                 *(query, key, negatives, tau, ids, key_ids),
@@ -418,6 +421,7 @@ def _concatenate(key: Tensor, negatives: Tensor) -> Tensor:
 
 
 def _check_negatives(key: Tensor, negatives: Tensor) -> None:
+    check_floating(negatives, "negatives", _OP)
     check_same_device(negatives, "negatives", key, "key", _OP)
     check_same_dtype(negatives, "negatives", key, "key", _OP)
     shape = tuple(negatives.shape)

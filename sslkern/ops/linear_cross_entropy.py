@@ -21,7 +21,7 @@ from sslkern.ops._formed import register_formed
 from sslkern.parallel.agreement import shape_of
 from sslkern.parallel.gradients import sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
-from sslkern.parallel.rows import flat_rows, mean_by_shares, no_rows, rows_of_ranks
+from sslkern.parallel.rows import flat_rows, mean_by_shares, no_rows, rows_of_ranks, stand_in
 from sslkern.reference._common import ordered_sum
 
 _OP = "linear_cross_entropy"
@@ -128,7 +128,15 @@ def linear_cross_entropy(
         rows, targets, shape = _flatten(input, weight, target)
         inputs = (rows, weight, bias)
         if rows.dim() == 2 and rows.shape[0] == 0 and are_many(sharing):
-            none = no_rows(*inputs)
+            rows_of = (
+                stand_in(_OP, "input", rows),
+                *(x if x is None else x.detach() for x in inputs[1:]),
+            )
+            others = (class_weight, ignore_index, label_smoothing, softcap or 0.0)
+            torch.ops.sslkern.linear_cross_entropy_fwd(
+                *rows_of, stand_in(_OP, "target", targets), *others
+            )
+            none = no_rows(_OP, "linear_cross_entropy", *inputs)
             return none.reshape(shape) if reduction == "none" else none.sum()
         options = (targets, class_weight, ignore_index, label_smoothing, softcap or 0.0)
         if reduction != "none":

@@ -20,7 +20,7 @@ from sslkern.ops._common import (
 from sslkern.ops._embeddings import check_rows, check_same_kind
 from sslkern.parallel.agreement import presence, shape_of
 from sslkern.parallel.processes import Sharing, are_many
-from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
+from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks, stand_in
 from sslkern.reference._common import NORM_EPS, normalize_rows
 
 _OP = "ressl"
@@ -103,7 +103,9 @@ def ressl_loss(
         teacher_tau = _temperature(teacher_temperature, "teacher_temperature", query)
         check_constant(teacher_tau, "teacher_temperature", _OP)
         if query.shape[0] == 0:
-            return no_rows(query, tau)
+            rows_of = (stand_in(_OP, "query", query), stand_in(_OP, "key", key))
+            _rows(*rows_of, queue, tau.detach(), teacher_tau, normalize)
+            return no_rows(_OP, "ressl_loss", query, tau)
         return _rows(query, key, queue, tau, teacher_tau, normalize)
 
     shards = {"query": query, "key": key}

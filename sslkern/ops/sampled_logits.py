@@ -27,7 +27,7 @@ from sslkern.ops._common import (
 from sslkern.parallel.agreement import presence, shape_of
 from sslkern.parallel.gradients import log_sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
-from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
+from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks, stand_in
 
 _OP = "sampled_logits"
 
@@ -350,7 +350,8 @@ def _logits(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """`sampled_logits`, or none for a rank without queries, which give a zero gradient as well."""
     if query.shape[0] > 0:
         return sampled_logits(query, table, index)
-    return no_rows(query, table)[:, None].expand(-1, index.shape[1])
+    sampled_logits(stand_in(_OP, "query", query), table.detach(), stand_in(_OP, "index", index))
+    return no_rows(_OP, "sampled_logits", query, table)[:, None].expand(-1, index.shape[1])
 
 
 def _described(table: Tensor, negative: Tensor) -> dict[str, object]:

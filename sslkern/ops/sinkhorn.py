@@ -10,12 +10,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sslkern.ops import _extension
-from sslkern.ops._common import check_constant, check_positive_number, check_tensor, refuse
+from sslkern.ops._common import (
+    check_constant,
+    check_flags,
+    check_positive_number,
+    check_tensor,
+    refuse,
+)
+from sslkern.parallel.agreement import shape_of
 from sslkern.parallel.potentials import first_got
 from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.parallel.sinkhorn import (
     Wanted,
     assign_over_ranks,
+    check_arguments_of_no_rows,
     check_rows,
     of_one_problem,
     rows_of,
@@ -150,8 +158,11 @@ def sinkhorn(
     def check_arguments() -> None:
         _check_tensors(*given, out)
         _check_numbers(*numbers)
+        check_flags(_OP, hard=hard, return_potentials=return_potentials)
+        check_flags(_OP, return_diagnostics=return_diagnostics)
         if are_many(sharing):
             check_rows(_OP, scores, queue, row_weight, out)
+            check_arguments_of_no_rows(*given, *numbers)
             first.extend(first_got([rows_of(*given, *numbers)], iterations))
 
     shards = {"scores": of_one_problem(scores)}
@@ -203,6 +214,7 @@ def _options(
     return dict(zip(names, numbers, strict=True)) | {
         "the number of problems": scores.shape[0] if several else "one",
         "prototype_marginal": marginal,
+        "the shape of prototype_marginal": shape_of(marginal),
         "whether there is a row_weight": weight is not None,
         "return_diagnostics": wanted.diagnostics,
     }
@@ -242,6 +254,7 @@ def _check_numbers(
 ) -> None:
     check_positive_number(epsilon, "epsilon", _OP)
     check_iterations(iterations, _OP)
+    check_flags(_OP, from_probabilities=from_probabilities)
     if tolerance is not None:
         check_positive_number(tolerance, "tolerance", _OP)
     if from_probabilities and epsilon != EPSILON:

@@ -23,7 +23,7 @@ from sslkern.ops._common import (
 )
 from sslkern.parallel.agreement import presence
 from sslkern.parallel.processes import Sharing, are_many
-from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks
+from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks, stand_in
 
 _OP = "soft_cross_entropy"
 
@@ -120,7 +120,11 @@ def soft_cross_entropy(
         if student.dim() == 2:
             check_row_weight(weight, _OP, {"N": student.shape[0]}, student)
             if student.shape[0] == 0 and are_many(sharing):
-                return no_rows(student, tau)
+                rows_of = (stand_in(_OP, "student", student), stand_in(_OP, "teacher", teacher))
+                torch.ops.sslkern.soft_cross_entropy_fwd(
+                    *rows_of, tau.detach(), teacher_tau, center
+                )
+                return no_rows(_OP, "soft_cross_entropy", student, tau)
         # DINO updates the center between the loss and the backward pass.
         inputs = (student, teacher, tau, teacher_tau, None if center is None else center.clone())
         rows: Tensor

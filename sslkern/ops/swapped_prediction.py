@@ -171,6 +171,8 @@ def _check_queue(queue: Sequence[Tensor] | None, high_res: Sequence[Tensor]) -> 
         refuse(_OP, "queue", f"one for each view of high_res, {len(high_res)}", len(queue))
     for i, (rows, scores) in enumerate(zip(queue, high_res, strict=True)):
         check_tensor(rows, f"queue[{i}]", _OP)
+        if len(scores) == 0:  # otherwise where the rows are assigned
+            check_same_kind(rows, f"queue[{i}]", scores, f"high_res[{i}]", _OP)
         if rows.dim() != 2 or rows.shape[1] != scores.shape[1]:
             refuse(
                 _OP,

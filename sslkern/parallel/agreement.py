@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -81,6 +82,9 @@ def _described(value: object) -> str:
         what = f"of {value.item()!r}" if one else "with an element for each row or column"
         grad = ", requires grad" if _needs_grad(value) else ""
         return f"a tensor {what}, {value.dtype}{grad}"
+    if isinstance(value, Real) and not isinstance(value, int):
+        number = float(value)
+        return repr(int(number) if number.is_integer() else number)  # 1.0 is 1, whoever says so
     return repr(value)
 
 
@@ -93,7 +97,8 @@ def _exchange(
 ) -> list[dict[str, Any]]:
     text = json.dumps(message).encode()
     if len(text) > BYTES:
-        text = json.dumps({"loss": op, "error": "more than fits: " + text[:1000].decode()}).encode()
+        long = message.get("error", "arguments of a longer description than ranks exchange")
+        text = json.dumps({"loss": op, "error": long[: BYTES // 8]}).encode()
     own = torch.zeros(BYTES, dtype=torch.uint8)
     own[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     if dist.get_backend(group) == "nccl":
@@ -103,7 +108,7 @@ def _exchange(
     try:
         dist.all_gather(every, own, group=group)
         return [json.loads(bytes(x.tolist()).rstrip(b"\0")) for x in every]
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # what is no message came from another collective
         raise RuntimeError(
             f"sslkern::{op}: expected all {size} ranks to call this loss within the timeout of "
             f"their group, got on rank {rank}: {error}"

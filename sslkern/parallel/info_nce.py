@@ -82,15 +82,19 @@ def described(value: object) -> object:
     return f"a vector, {value.dtype}{grad}"
 
 
-def temperature_of_ranks(processes: Processes, temperature: Tensor) -> Tensor:
+def temperature_of_ranks(processes: Processes, temperature: Tensor, columns: int) -> Tensor:
     """A scalar for all columns, or a vector with one for each, also where a rank has one column."""
     if temperature.dim() != 1:
         return temperature.reshape(())
     one = temperature.numel() == 1
     value = temperature.detach().double().reshape(-1)[0] if one else 0.0
-    own = torch.zeros(3, dtype=torch.float64, device=temperature.device)
-    own += torch.stack([own.new_tensor(float(not one)), own[0] + value, own[0] - value])
-    each, largest, smallest = processes.all_reduce(own, largest=True).tolist()
+    own = torch.zeros(4, dtype=torch.float64, device=temperature.device)
+    other = own.new_tensor(float(temperature.numel() != columns))
+    own += torch.stack([own.new_tensor(float(not one)), other, own[0] + value, own[0] - value])
+    each, other_number, largest, smallest = processes.all_reduce(own, largest=True).tolist()
+    if each and other_number:
+        got = "another number on some rank"
+        refuse(processes.op, "temperature", "of shape (columns,) on all ranks or on none", got)
     if each:
         return temperature.reshape(-1)
     if largest != -smallest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -217,6 +218,13 @@ def meet(
     return processes
 
 
+@torch.no_grad()
+def share_of_first_rank(processes: Processes, tensors: Sequence[Tensor]) -> None:
+    """Have all ranks hold what the first one does, in place."""
+    for x in tensors:
+        x.copy_(processes.all_reduce(x if processes.rank == 0 else torch.zeros_like(x)))
+
+
 def all_rows(x: Tensor, process_group: dist.ProcessGroup | None = None) -> Tensor:
     """The rows of all ranks in their order, without a gradient: what a queue that all share takes.
 
@@ -254,7 +262,14 @@ def all_rows(x: Tensor, process_group: dist.ProcessGroup | None = None) -> Tenso
         return x.detach()
     with torch.no_grad():
         processes = Processes(op, sharing, agree(op, process_group, {"x": x}, {}, check_here))
-    return torch.cat(processes.all_gather(x.detach(), processes.rows["x"]))
+    width = math.prod(x.shape[1:])
+    own = x.detach().contiguous().view(len(x), width).view(torch.uint8)  # whatever the dtype is
+    rows = torch.cat(processes.all_gather(own, processes.rows["x"]))
+    return (
+        rows.view(x.dtype).view(-1, *x.shape[1:])
+        if width
+        else x.new_empty(rows.shape[:1] + x.shape[1:])
+    )
 
 
 def _is_shared(op: str, sharing: Sharing) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from sslkern.ops._common import accumulate_dtype
-from sslkern.parallel.gradients import reduce_over_ranks, sum_over_ranks
+from sslkern.ops._common import accumulate_dtype, refuse
+from sslkern.parallel.gradients import once, reduce_over_ranks, sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, meet
 from sslkern.reference._common import reduce_loss
 
@@ -67,10 +68,34 @@ def mean_by_shares(
     return sums[0] / torch.where(sums[2] > 0, sums[1], 1)
 
 
-def no_rows(x: Tensor, *others: Tensor | None) -> Tensor:
-    """Losses of no rows, which give a zero gradient to all that those of others depend on."""
-    empty = x.sum(1)
-    for other in others:
-        if other is not None and other.is_floating_point():
-            empty = empty + 0 * other.sum()
-    return empty.to(accumulate_dtype(x))
+def no_rows(op: str, definition: str, x: Tensor, *others: Tensor | None) -> Tensor:
+    """Losses of no rows, which give a zero gradient to all that those of others depend on.
+
+    ``definition`` is the reference that has second derivatives, which other ranks refuse, too.
+    """
+    floating = [y for y in others if y is not None and y.is_floating_point()]
+    empty: Tensor = _NoRows.apply(op, definition, x, *floating)  # type: ignore[no-untyped-call]
+    return empty
+
+
+class _NoRows(Function):
+    @staticmethod
+    def forward(ctx: Any, op: str, definition: str, *tensors: Tensor) -> Tensor:
+        ctx.names = op, definition
+        ctx.save_for_backward(*tensors)
+        return tensors[0].new_empty(0, dtype=accumulate_dtype(tensors[0]))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grads = tuple(torch.zeros_like(x) for x in ctx.saved_tensors)
+        return once(*ctx.names, (None, None, *grads), (*ctx.saved_tensors, grad))  # type: ignore
+
+
+def stand_in(op: str, name: str, x: Tensor) -> Tensor:
+    """A row of zeros for a tensor that has to be without any.
+
+    A rank without rows lets the operator look at it and at the other arguments, as other ranks do.
+    """
+    if x.dim() == 0 or len(x) > 0:
+        refuse(op, name, "without rows, as the others", f"shape {tuple(x.shape)}")
+    return x.detach().new_zeros((1, *x.shape[1:]))

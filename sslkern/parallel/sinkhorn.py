@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sslkern.ops._common import check_same_dtype, refuse
+from sslkern.ops._common import check_floating, check_same_device, check_same_dtype, refuse
 from sslkern.parallel.potentials import Rows, shared_potentials
 from sslkern.parallel.processes import Processes, promoted
 
@@ -97,9 +97,28 @@ def check_rows(
         if not fits or (name == "out" and x.shape != scores.shape):
             wanted = f"to go with scores of shape {tuple(scores.shape)}"
             refuse(op, name, f"of a shape {wanted}", f"shape {tuple(x.shape)}")
+        check_floating(x, name, op)
+        check_same_device(x, name, scores, "scores", op)
         check_same_dtype(x, name, scores, "scores", op)
+    if out is not None and out.shape[-1] > 1 and out.stride(-1) != 1:
+        refuse(op, "out", "of adjacent columns", f"strides {out.stride()}")
     rows = scores.shape[-2] + (0 if queue is None else queue.shape[-2])
     shapes = [(rows,), (*scores.shape[:-2], rows)]
     if weight is not None and weight.shape not in shapes:
         wanted = " or ".join(map(str, dict.fromkeys(shapes)))
         refuse(op, "row_weight", f"of shape {wanted}", f"shape {tuple(weight.shape)}")
+
+
+def check_arguments_of_no_rows(
+    scores: Tensor,
+    queue: Tensor | None,
+    marginal: Tensor | None,
+    weight: Tensor | None,
+    *numbers: Any,
+) -> None:
+    """Where there are no rows, the operator looks at the other arguments beside a made-up one."""
+    if scores.shape[-2] + (0 if queue is None else queue.shape[-2]) > 0:
+        return
+    row = scores.new_zeros((*scores.shape[:-2], 1, scores.shape[-1]))
+    one = None if weight is None else weight.new_ones((*weight.shape[:-1], 1))
+    rows_of(row, None, marginal, one, *numbers).got(None)

@@ -135,7 +135,8 @@ class _LogSumExp(Function):
         return once(ctx.how.processes.op, ctx.how.definition, (None, *grads, None, None), inputs)
 
 
-# ---- statistics of rows: (rows, 3) float64 of the log-sum-exp, the logits' sum and their number
+# ---- statistics of rows: (rows, 3) float64 of the log-sum-exp in base 2, as the operators have it,
+# the logits' sum and their number
 
 
 def _nothing(rows: Tensor) -> Tensor:
@@ -198,22 +199,22 @@ def _statistics(
 
 def _collected(loss: Tensor, stats: Tensor, e: float) -> Tensor:
     """From what the operator returns: a smoothed loss is the log-sum-exp less e times the mean."""
-    lse, count = stats[:, 0] * LN2, stats[:, 1]
+    lse, count = stats.unbind(1)
     sum_of_logits = torch.zeros_like(lse)
     if e > 0:
-        sum_of_logits = torch.where(count > 0, count * (lse - loss.double()) / e, 0.0)
+        sum_of_logits = torch.where(count > 0, count * (lse * LN2 - loss.double()) / e, 0.0)
     return torch.stack([lse, sum_of_logits, count], 1)
 
 
 def _merge(x: Tensors, y: Tensors) -> Tensors:
     (a,), (b,) = x, y
-    return [torch.cat([torch.logaddexp(a[:, :1], b[:, :1]), a[:, 1:] + b[:, 1:]], 1)]
+    return [torch.cat([torch.logaddexp2(a[:, :1], b[:, :1]), a[:, 1:] + b[:, 1:]], 1)]
 
 
 def _value(how: Contrast, stats: Tensor) -> Tensor:
     lse, sum_of_logits, count = stats.unbind(1)
     e = how.label_smoothing
-    return lse - e * sum_of_logits / count if e > 0 else lse.clone()
+    return lse * LN2 - e * sum_of_logits / count if e > 0 else lse * LN2
 
 
 # ---- gradients
@@ -237,9 +238,9 @@ class _Upstream(NamedTuple):
 
 
 def _readable(grad: Tensor, stats: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients, and (rows, 2) with log-sum-exps in base 2; rows without any key have none."""
+    """Gradients, and (rows, 2) of log-sum-exps and numbers; rows without any key have none."""
     alone = stats[:, 2:] == 0
-    pairs = torch.cat([stats[:, :1] / LN2, stats[:, 2:]], 1).masked_fill(alone, 0.0)
+    pairs = torch.cat([stats[:, :1], stats[:, 2:]], 1).masked_fill(alone, 0.0)
     return grad.masked_fill(alone[:, 0], 0.0).to(accumulate_dtype(like)), pairs.contiguous()
 
 

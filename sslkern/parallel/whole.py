@@ -59,7 +59,7 @@ def _described(views: Any) -> tuple[dict[str, Any], dict[str, object]]:
         whole = views.dim() == 3 and views.layout == torch.strided
         rows = views.flatten(1) if whole else views
         return {"views": rows}, {"the shape of a sample of views": tuple(views.shape[1:])}
-    if not isinstance(views, list | tuple) or len(views) == 0:
+    if not isinstance(views, Sequence) or len(views) == 0:
         return {"views": views}, {}
     return {"views[0]": views[0]}, {
         "the number of views": len(views),

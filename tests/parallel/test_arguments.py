@@ -46,6 +46,10 @@ def _classes(rows: int) -> Given:
     return {"weight": torch.ones(5, DIM), "target": torch.zeros(rows, dtype=torch.int64)}
 
 
+def _classes_and_bias(rows: int) -> Given:
+    return _classes(rows) | {"bias": torch.ones(5)}
+
+
 def _bank(rows: int) -> Given:
     return {"negatives": torch.ones(6, DIM)}
 
@@ -145,6 +149,59 @@ ALONE = {
         _rows,
         views=1,
     ),
+    "bias of classes": Wrong(
+        sslkern.linear_cross_entropy,
+        lambda: {"bias": torch.ones(3)},
+        r"bias to be of shape \(V,\) = \(5,\)",
+        _classes_and_bias,
+        views=1,
+    ),
+    "weights of classes": Wrong(
+        sslkern.linear_cross_entropy,
+        lambda: {"class_weight": torch.ones(2)},
+        r"class_weight to be of shape \(V,\) = \(5,\)",
+        lambda rows: _classes(rows) | {"class_weight": torch.ones(5)},
+        views=1,
+    ),
+    "center": Wrong(
+        sslkern.soft_cross_entropy,
+        lambda: {"center": torch.ones(3)},
+        "center to be of shape",
+        lambda rows: {"student_temperature": 0.1, "center": torch.ones(DIM)},
+    ),
+    "sparse negatives": Wrong(
+        sslkern.info_nce_loss,
+        lambda: {"negatives": torch.ones(6, DIM).to_sparse()},
+        "negatives to be a dense tensor, got layout torch.sparse_coo",
+        _bank,
+    ),
+    "several flags": Wrong(
+        sslkern.info_nce_loss,
+        lambda: {"in_batch": torch.ones(2)},
+        "in_batch to be a bool, got Tensor",
+        _bank,
+    ),
+    "hard": Wrong(sslkern.sinkhorn, lambda: {"hard": "a"}, "hard to be a bool, got str", views=1),
+    "potentials": Wrong(
+        sslkern.sinkhorn,
+        lambda: {"return_potentials": TWO},
+        "return_potentials to be a bool, got Tensor",
+        views=1,
+    ),
+    "marginal": Wrong(
+        sslkern.sinkhorn,
+        lambda: {"prototype_marginal": torch.full((2,), 0.5)},
+        "prototype_marginal to be",
+        lambda rows: {"prototype_marginal": torch.full((DIM,), 1 / DIM)},
+        views=1,
+    ),
+    "negative marginal": Wrong(
+        sslkern.sinkhorn,
+        lambda: {"prototype_marginal": torch.tensor([-1.0, 1, 0.5, 0.5])},
+        "prototype_marginal to be",
+        lambda rows: {"prototype_marginal": torch.full((DIM,), 1 / DIM)},
+        views=1,
+    ),
     "generator of wmse": Wrong(
         sslkern.wmse_loss,
         lambda: {"generator": 3, "w_size": 8},
@@ -194,6 +251,19 @@ def _disagreeing(group: Any, name: str) -> Tensor:
         return sslkern.info_nce_loss(z, z, torch.ones(5, DIM), ids=ids, **sharing)
     if name == "key_ids alone":
         return sslkern.info_nce_loss(z, z, key_ids=ids, **sharing)
+    if name in ("target of no rows", "numbers of no rows"):
+        rows, numbers = ROWS - ROWS * second, name == "numbers of no rows"
+        target = torch.zeros(ROWS - second * numbers * ROWS, dtype=torch.int64)
+        target = target.int() if second and numbers else target
+        return sslkern.linear_cross_entropy(z[:rows], torch.ones(5, DIM), target, **sharing)
+    if name in ("one of many temperatures", "many in a ring"):
+        temperature = torch.ones(1 if second else ROWS)
+        how = {"strategy": "ring" if name == "many in a ring" else "gather"}
+        return sslkern.info_nce_loss(z, z, temperature=temperature, **sharing, **how)
+    if name in ("strided out", "sparse out"):
+        out = torch.ones(DIM, ROWS).T if second else torch.ones(ROWS, DIM)
+        out = out.to_sparse() if second and name == "sparse out" else out
+        return sslkern.sinkhorn(z, out=out, **sharing)
     if name == "uneven ids":
         target, keys = torch.zeros(ROWS, dtype=torch.int64), z[: ROWS - second]
         return sslkern.info_nce_loss(z, keys, target=target, ids=ids, **sharing)
@@ -210,6 +280,12 @@ def _disagreeing(group: Any, name: str) -> Tensor:
         ("sparse input", "input to be a dense tensor, got layout torch.sparse_coo"),
         ("ids alone", "key_ids to be given exactly when ids is, got ids alone"),
         ("key_ids alone", "key_ids to be given exactly when ids is, got key_ids alone"),
+        ("target of no rows", r"target to be without rows, as the others, got shape \(3,\)"),
+        ("numbers of no rows", "target to be of dtype torch.int64"),
+        ("one of many temperatures", r"temperature to be of shape \(columns,\) on all ranks or on"),
+        ("many in a ring", r"temperature to be of shape \(columns,\) on all ranks or on none"),
+        ("strided out", r"out to be of adjacent columns, got strides \(1, 3\)"),
+        ("sparse out", "out to be a dense tensor, got layout torch.sparse_coo"),
         ("uneven ids", "key_ids to be given where a rank has more queries or keys, got ids alone"),
     ],
 )
@@ -236,6 +312,36 @@ def test_one_temperature_is_one_in_any_shape(ranks: Ranks) -> None:
 def _all_rows(group: Any, second: Tensor) -> Tensor:
     x = second if dist.get_rank(group) == 1 else torch.ones(2, DIM)
     return sslkern.parallel.all_rows(x, group)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.int16, torch.bfloat16, torch.float64, torch.complex64], ids=str
+)
+def test_all_rows_are_of_any_dtype(ranks: Ranks, dtype: torch.dtype) -> None:
+    rows = torch.arange(24).reshape(4, 2, 3).to(dtype)
+    for found in ranks.run(2, _halves, rows):
+        assert found.dtype == dtype
+        assert torch.equal(found, rows)
+
+
+def test_all_rows_may_be_empty(ranks: Ranks) -> None:
+    for found in ranks.run(2, _halves, torch.ones(4, 0)):
+        assert found.shape == (4, 0)
+
+
+def _halves(group: Any, rows: Tensor) -> Tensor:
+    return sslkern.parallel.all_rows(rows.split([1, 3])[dist.get_rank(group)], group)
+
+
+def _equal_numbers(group: Any) -> Tensor:
+    z = torch.eye(ROWS, DIM)
+    temperature = [1, 1.0][dist.get_rank(group)]
+    return sslkern.ntxent_loss(z, z, temperature, gather_distributed=True, process_group=group)
+
+
+def test_equal_numbers_of_another_type_agree(ranks: Ranks) -> None:
+    first, second = ranks.run(2, _equal_numbers)
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,71 @@ def test_ids_are_those_of_all_ranks(ranks: Ranks, given: bool) -> None:
         torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
 
 
+def _bank_of_rank(group: Any, size: Any, split: list[int]) -> list[Tensor]:
+    torch.manual_seed(dist.get_rank(group))
+    loss = sslkern.losses.NTXentLoss(0.3, size, True, process_group=group)
+    return _three_steps(loss, lambda z: z.split(split)[dist.get_rank(group)])
+
+
+def _three_steps(loss: Loss, of_rank: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    values = []
+    for step in range(3):
+        z_a, z_b = (of_rank(z + step).double() for z in _views(6, 4))
+        values.append(loss(z_a.requires_grad_(), z_b).detach())
+    return values
+
+
+@pytest.mark.parametrize("size", [8, (8, 4)])
+def test_bank_is_that_of_the_first_rank(ranks: Ranks, size: Any) -> None:
+    """Ranks that draw with other seeds have one bank, also before its first rows are replaced."""
+    torch.manual_seed(0)
+    expected = _three_steps(sslkern.losses.NTXentLoss(0.3, size), lambda z: z)
+    for found in ranks.run(2, _bank_of_rank, size, [2, 4]):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def _large_logits(group: Any) -> Tensor:
+    image, text = (z.split([3, 4])[dist.get_rank(group)].double() for z in _views(7, 4))
+    image.requires_grad_()
+    scale = torch.tensor(1e12, dtype=torch.float64)
+    sslkern.clip_loss(image, text, scale, gather_distributed=True, process_group=group).backward()
+    assert image.grad is not None
+    return image.grad
+
+
+def test_large_logits_lose_no_digits_on_the_way(ranks: Ranks) -> None:
+    """Sums are merged in the base in which the operators keep them."""
+    image, text = (z.double() for z in _views(7, 4))
+    (grad,) = torch.autograd.grad(sslkern.clip_loss(image.requires_grad_(), text, 1e12), image)
+    got = torch.cat(ranks.run(2, _large_logits)) / 2
+    assert (got - grad).norm() <= 1e-12 * grad.norm()
+
+
+TWICE: dict[str, Loss] = {
+    "soft_cross_entropy": lambda a, b, **s: sslkern.soft_cross_entropy(a, b, **s),
+    "ressl": lambda a, b, **s: sslkern.ressl_loss(a, b, torch.eye(4), **s),
+    "linear_cross_entropy": lambda a, b, **s: sslkern.linear_cross_entropy(
+        a, torch.eye(4), torch.zeros(len(a), dtype=torch.int64), **s
+    ),
+    "sampled_logits": lambda a, b, **s: sslkern.negative_sampling_loss(
+        a, torch.eye(4), torch.zeros(len(a), dtype=torch.int64), torch.ones(len(a), 2).long(), **s
+    ),
+}
+
+
+def _twice_without_rows(group: Any, name: str) -> None:
+    z_a, z_b = (z.split([7, 0])[dist.get_rank(group)].clone() for z in _views(7, 4))
+    loss = TWICE[name](z_a.requires_grad_(), z_b, gather_distributed=True, process_group=group)
+    (grad,) = torch.autograd.grad(loss, z_a, create_graph=True)
+    grad.square().sum().backward()
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_second_derivatives_are_refused_by_ranks_without_rows(ranks: Ranks, name: str) -> None:
+    for text in ranks.errors(2, _twice_without_rows, name).values():
+        assert text.startswith("NotImplementedError: sslkern::")
+
+
 def _differentiated_twice(group: Any, name: str, dims: int) -> None:
     z_a, z_b = (z.split([3, 4])[dist.get_rank(group)] for z in _views(7, dims))
     sharing = {"gather_distributed": True, "process_group": group}

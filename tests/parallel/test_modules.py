@@ -186,6 +186,38 @@ def test_equals_open_clip(ranks: Ranks, name: str, options: dict[str, Any]) -> N
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
+def _uneven_of_rank(group: dist.ProcessGroup, name: str, split: list[int], options: Any) -> Any:
+    module = getattr(sslkern.losses, name)(
+        rank=dist.get_rank(), world_size=dist.get_world_size(), **options
+    )
+    image, text = (_own(group, _rows(sum(split), seed), split).clone() for seed in (0, 1))
+    loss = module(image.requires_grad_(), text, torch.tensor(0.5))
+    loss.backward()
+    return loss.detach(), image.grad
+
+
+@pytest.mark.parametrize("split", [[1, 3, 2, 2], [3, 0, 4, 1]], ids=str)
+@pytest.mark.parametrize(
+    ("name", "function", "options"),
+    [
+        ("ClipLoss", sslkern.clip_loss, {"gather_with_grad": True, "local_loss": True}),
+        ("SigLipLoss", sslkern.siglip_loss, {}),
+    ],
+    ids=str,
+)
+def test_uneven_processes_have_their_shares_of_the_mean(
+    ranks: Ranks, name: str, function: Any, options: Any, split: list[int]
+) -> None:
+    image, text = (_rows(sum(split), seed) for seed in (0, 1))
+    expected = function(image.requires_grad_(), text, 0.5)
+    (grad,) = torch.autograd.grad(expected, image)
+    found = ranks.run(MOST, _uneven_of_rank, name, split, options)
+    mean = torch.stack([loss for loss, _ in found]).mean()
+    torch.testing.assert_close(mean, expected.detach(), rtol=1e-10, atol=1e-10)
+    got = torch.cat([rows for _, rows in found]) / MOST
+    torch.testing.assert_close(got, grad, rtol=1e-9, atol=1e-10)
+
+
 def _other_processes(group: dist.ProcessGroup) -> None:
     module = sslkern.losses.SigLipLoss(rank=0, world_size=2)
     module(torch.eye(2), torch.eye(2), 2.0)
