@@ -370,7 +370,7 @@ def test_rows_more_than_two_to_the_31_elements_apart() -> None:
 
 MEMORY = """
 import json, sys, torch, sslkern
-from sslkern.bench.memory import _peak, _reset_peak
+from sslkern.bench.peak import _peak, _reset_peak
 
 views, rows, prototypes, name = json.loads(sys.argv[1])
 torch.set_num_threads(1)
@@ -401,7 +401,7 @@ def peaks(name: str, rows: int, prototypes: int) -> tuple[int, int]:
 
     In a process of their own.
     """
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # as sslkern.bench.memory
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # as sslkern.bench.child
     command = [sys.executable, "-c", MEMORY, json.dumps((8, rows, prototypes, name))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     forward, backward = json.loads(done.stdout)

@@ -31,7 +31,7 @@ class Ranks:
         count: How many.
         sizes: The numbers of ranks that measurements have; by default all of them.
         give_back: Whether freed blocks of 64 KiB or more leave the process at once, so that a peak
-            is that of what is alive (glibc): see `sslkern.bench.memory`. It costs time.
+            is that of what is alive (glibc): see `sslkern.bench.peak`. It costs time.
     """
 
     def __init__(self, count: int, sizes: Iterable[int] = (), *, give_back: bool = False) -> None:

@@ -213,7 +213,7 @@ def measure(plan: Plan, results: Results, progress: Progress) -> None:
 
 
 def _measure_memory_and_sent(row: Row) -> None:
-    """In processes of their own: see `sslkern.bench.memory`."""
+    """In processes of their own: see `sslkern.bench.peak`."""
     row.peak_bytes = measure_peak(row.job)
     if row.job.strategy != SINGLE:
         with Ranks(row.job.processes) as ranks:
