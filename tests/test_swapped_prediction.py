@@ -401,7 +401,7 @@ def peaks(name: str, rows: int, prototypes: int) -> tuple[int, int]:
 
     In a process of their own.
     """
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # as sslkern.bench.child
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # as sslkern.bench.peak
     command = [sys.executable, "-c", MEMORY, json.dumps((8, rows, prototypes, name))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     forward, backward = json.loads(done.stdout)

@@ -11,10 +11,10 @@ Every rank must call it, and ``backward`` too, for both exchange rows or statist
   parameters is the gradient that one process with the whole batch would have had.
 - What is not a row (temperatures, biases of a scale, queues) must be the same on all ranks. The
   ranks compare shapes, dtypes, options and numbers in one small exchange and all raise if they
-  disagree; on GPUs the host waits for it. ``check=False`` leaves it out: then all ranks must have
-  as many rows, and what one of them is given wrong leaves the others waiting. The host then waits
-  where a loss reads numbers alone: targets, a temperature of shape (1,), the sums of products of
-  rows where D > N, a tolerance.
+  disagree; on GPUs the host waits for it. ``check=False``, on all of them, leaves it out: then all
+  ranks must have as many rows, and what one is given wrong leaves the others waiting. The host
+  still waits where a loss reads numbers: targets, a temperature of shape (1,), the sums of products
+  of rows where D > N, a tolerance.
 - `all_rows` gives what a queue that is the same on all ranks takes.
 - `cached_step` is for batches whose encoder, not whose loss, does not fit.
 - A rank that dies or hangs ends in an error on the others within the timeout of their group.
