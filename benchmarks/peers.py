@@ -170,7 +170,11 @@ def overview(folder: Path = FOLDER) -> str:
         "Batches grow fourfold until a contender needs more memory or time than a step may have, "
         'each in a process of its own; "+": no larger one was tried. How many times faster ours '
         "is, and both peaks of memory beyond inputs and gradients (with the backward pass, if "
-        f"there is one), are at the library's largest N. {machine(documents[0])}. "
+        "there is one), are at the library's largest N. Given bfloat16, the libraries' products "
+        "of matrices are rounded to bfloat16, for which processors have instructions; ours are "
+        "computed and kept in float32, which takes longer where they are all there is to do. "
+        "TiCo, MMCR, W-MSE, FroSSL and KoLeo are composed of PyTorch's own operations here, too. "
+        f"{machine(documents[0])}. "
         f"{versions(documents[0])}. Command (raw times in `benchmarks/results/peers/`):",
         "",
         "```",
