@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from sslkern.bench import CASES, peers, sweep
 from sslkern.bench.child import Agreement, Child, EndedError, Task
@@ -51,6 +52,18 @@ def test_sizes_are_there_where_a_library_is(loss: str) -> None:
     assert len({size.dim for size in case.peer_sizes}) <= 1, "a plot over N has one D"
     for size in case.peer_sizes:
         case.check_size(size)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in CASES if CASES[loss].peer_sizes])
+def test_first_problem_is_one_that_the_loss_takes(loss: str) -> None:
+    """It comes before the first size, whose peak is measured."""
+    case = CASES[loss]
+    size = Size(min(case.peer_sizes[0].rows, case.tiny_rows), case.peer_sizes[0].dim)
+    ours, eager = case.against_peers[:2]
+    for contender in (ours, eager):
+        outcome = contender.prepare(case.problem(size, torch.float32))()
+        assert outcome is not None
+        assert torch.isfinite(outcome.loss).all()
 
 
 def test_sizes_grow_fourfold() -> None:

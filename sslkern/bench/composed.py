@@ -171,6 +171,7 @@ def _case(entry: Entry) -> Case:
             loss_contender("lightly", entry.about, load, matrices=matrices, peer="lightly"),
         ),
         default_sizes=(sizes[2],),
+        tiny_rows=entry.first,
         peer_sizes=sizes,
     )
 

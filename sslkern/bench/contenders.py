@@ -117,6 +117,8 @@ class Case:
     gradients: int | None = None
     """How many of the inputs, from the first on, get a gradient; None for all. 0 for a function
     that has none."""
+    tiny_rows: int = 64
+    """Of a first problem, whose memory is not measured: as many as the loss wants."""
     peer_sizes: tuple[Size, ...] = ()
     """What ``bench --peers`` tries, from small to large, at one D; none without a peer."""
 

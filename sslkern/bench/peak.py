@@ -58,7 +58,7 @@ def measure_here(
         step = contender.prepare(problem)
         step()
     else:
-        tiny = Size(min(problem.size.rows, 64), problem.size.dim)
+        tiny = Size(min(problem.size.rows, case.tiny_rows), problem.size.dim)
         contender.prepare(case.problem(tiny, problem.dtype, device))()
         step = contender.prepare(problem)
     before = _reset_peak() if device == "cpu" else reset_cuda_peak()
