@@ -71,6 +71,7 @@ def _same(shards: dict[str, Tensor], options: dict[str, object]) -> dict[str, st
     for name, x in shards.items():
         found[f"the shape of a row of {name}"] = str(tuple(x.shape[1:]))
         found[f"the dtype of {name}"] = str(x.dtype)
+        found[f"the kind of device of {name}"] = x.device.type
         found[f"whether {name} requires grad"] = str(_needs_grad(x))
     return found | {name: _described(value) for name, value in options.items()}
 

@@ -264,6 +264,8 @@ def _disagreeing(group: Any, name: str) -> Tensor:
         out = torch.ones(DIM, ROWS).T if second else torch.ones(ROWS, DIM)
         out = out.to_sparse() if second and name == "sparse out" else out
         return sslkern.sinkhorn(z, out=out, **sharing)
+    if name == "meta":
+        return sslkern.sinkhorn(z.to("meta") if second else z, tolerance=0.1, **sharing)
     if name == "uneven ids":
         target, keys = torch.zeros(ROWS, dtype=torch.int64), z[: ROWS - second]
         return sslkern.info_nce_loss(z, keys, target=target, ids=ids, **sharing)
@@ -286,6 +288,7 @@ def _disagreeing(group: Any, name: str) -> Tensor:
         ("many in a ring", r"temperature to be of shape \(columns,\) on all ranks or on none"),
         ("strided out", r"out to be of adjacent columns, got strides \(1, 3\)"),
         ("sparse out", "out to be a dense tensor, got layout torch.sparse_coo"),
+        ("meta", "the kind of device of scores to be the same on all ranks, got cpu on rank 0 and"),
         ("uneven ids", "key_ids to be given where a rank has more queries or keys, got ids alone"),
     ],
 )
