@@ -64,12 +64,13 @@ def register_fake(operator: str, fake: Callable[..., object]) -> None:
 
     @functools.wraps(fake)
     def checked(*args: object) -> object:
+        found = fake(*args)  # which may know the name of the one that is on another device
         devices = {x.device.type for x in _tensors(args)}
         if "meta" in devices and len(devices) > 1:
             raise ValueError(
                 f"sslkern::{op}: expected all tensors to hold elements, got one on the meta device"
             )
-        return fake(*args)
+        return found
 
     torch.library.register_fake(operator, checked)
 
