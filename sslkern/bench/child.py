@@ -35,6 +35,8 @@ from sslkern.bench.peak import freed_blocks_given_back, measure_here
 
 START_S = 120.0
 """What importing a library and a first small step may take."""
+END_S = 2.0
+"""What leaving may take."""
 
 
 REST_S = 0.002
@@ -118,12 +120,16 @@ class Child:
         answer: Agreement = self._receive(timeout_s)
         return answer
 
-    def end(self) -> None:
-        """End the process; a second time does nothing."""
+    def end(self, patience_s: float = END_S) -> None:
+        """End the process; a second time does nothing.
+
+        One that waits for a question ends by itself, and gives back what its libraries hold.
+        """
+        self._pipe.close()
+        self._process.join(patience_s)
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
-        self._pipe.close()
 
     def __enter__(self) -> Child:
         """Itself."""
@@ -145,7 +151,7 @@ class Child:
     def _receive(self, timeout_s: float) -> Any:
         try:
             if not self._pipe.poll(timeout_s):
-                self.end()
+                self.end(patience_s=0)
                 raise EndedError(f"no answer within {timeout_s:g} s")
             kind, value = self._pipe.recv()
         except (EOFError, ConnectionError):
