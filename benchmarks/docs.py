@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pages import rewrite
 from readme import RESULTS, command, load, mebibytes, milliseconds, ratio, row_of
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -86,14 +87,7 @@ def with_parts(text: str) -> str:
 
 def main() -> int:
     """Rewrite or check the pages."""
-    status = 0
-    for page in sorted(DOCS.rglob("*.md")):
-        text = page.read_text()
-        if "--check" in sys.argv:
-            status |= int(with_parts(text) != text)
-        elif with_parts(text) != text:
-            page.write_text(with_parts(text))
-    return status
+    return rewrite(sorted(DOCS.rglob("*.md")), with_parts)
 
 
 if __name__ == "__main__":

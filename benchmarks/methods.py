@@ -15,6 +15,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from pages import rewrite
+
 import sslkern
 from sslkern.methods import Method
 from sslkern.train.recipes import load_recipe, recipe_names
@@ -87,11 +89,7 @@ def with_table(text: str) -> str:
 
 def main() -> int:
     """Rewrite or check the README."""
-    text = README.read_text()
-    if "--check" in sys.argv:
-        return int(with_table(text) != text)
-    README.write_text(with_table(text))
-    return 0
+    return rewrite([README], with_table)
 
 
 if __name__ == "__main__":

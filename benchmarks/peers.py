@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pages import rewrite
 from readme import ROOT, milliseconds
 
 FOLDER = ROOT / "benchmarks" / "results" / "peers"
@@ -240,14 +241,7 @@ def with_parts(text: str, folder: Path = FOLDER) -> str:
 
 def main() -> int:
     """Rewrite or check README and pages."""
-    status = 0
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        text = page.read_text()
-        if "--check" in sys.argv:
-            status |= int(with_parts(text) != text)
-        elif with_parts(text) != text:
-            page.write_text(with_parts(text))
-    return status
+    return rewrite((ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))), with_parts)
 
 
 if __name__ == "__main__":

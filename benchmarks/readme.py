@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pages import rewrite
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
@@ -171,11 +173,7 @@ def with_table(text: str) -> str:
 
 def main() -> int:
     """Rewrite or check the README."""
-    text = README.read_text()
-    if "--check" in sys.argv:
-        return int(with_table(text) != text)
-    README.write_text(with_table(text))
-    return 0
+    return rewrite([README], with_table)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,6 @@ START_S = 120.0
 END_S = 2.0
 """What leaving may take."""
 
-
 REST_S = 0.002
 """Before a step is timed: by then the threads of other children no longer wait actively."""
 WAKE_S = 0.02

@@ -32,17 +32,25 @@ def freed_blocks_given_back() -> Iterator[None]:
     blocks from a heap that it keeps: what an earlier step left there would be used unseen. A fixed
     threshold costs time, so afterwards both thresholds are those that glibc itself comes to.
     """
-    library: Any = ctypes.CDLL(None)
-    if not hasattr(library, "malloc_trim"):
+    if not give_freed_blocks_back():
         yield
         return
-    library.mallopt(_M_MMAP_THRESHOLD, 2**16)
+    library: Any = ctypes.CDLL(None)
     library.malloc_trim(0)
     try:
         yield
     finally:
         library.mallopt(_M_MMAP_THRESHOLD, 2**25)
         library.mallopt(_M_TRIM_THRESHOLD, 2**26)
+
+
+def give_freed_blocks_back() -> bool:
+    """Do so from now on; whether this is glibc, where it can be done."""
+    library: Any = ctypes.CDLL(None)
+    if not hasattr(library, "malloc_trim"):
+        return False
+    library.mallopt(_M_MMAP_THRESHOLD, 2**16)
+    return True
 
 
 def measure_here(

@@ -6,7 +6,6 @@ process per measurement costs milliseconds.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import tempfile
 import traceback
@@ -20,8 +19,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from sslkern.bench.peak import give_freed_blocks_back
+
 TIMEOUT = timedelta(seconds=300)
-_M_MMAP_THRESHOLD = -3  # of malloc.h of glibc
 
 
 class Ranks:
@@ -95,7 +95,7 @@ def _serve(
 ) -> None:
     torch.set_num_threads(1)
     if give_back:
-        _give_freed_blocks_back()
+        give_freed_blocks_back()
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=count, timeout=TIMEOUT
     )
@@ -111,9 +111,3 @@ def _serve(
             pipe.send((False, function(groups[size], *args)))
         except Exception as error:
             pipe.send((True, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
-
-
-def _give_freed_blocks_back() -> None:
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 65536)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import shlex
 from pathlib import Path
 
@@ -45,30 +44,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--memory-limit",
-        type=positive_number,
+        type=arguments.positive_number,
         default=limits.memory_gib,
         metavar="GiB",
         help="that a step may add to its process; default: %(default)g",
     )
     group.add_argument(
         "--time-limit",
-        type=positive_number,
+        type=arguments.positive_number,
         default=limits.step_s,
         metavar="S",
         help="seconds that a step may take; default: %(default)g",
     )
     group.add_argument("--again", action="store_true", help="measure anew what is there")
-
-
-def positive_number(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 from sslkern.ops._common import refuse
 from sslkern.ops.info_nce import clip_loss
 from sslkern.ops.siglip import siglip_loss
+from sslkern.parallel.processes import Processes, Sharing
 
 
 def check_processes(op: str, rank: int, world_size: int) -> None:
@@ -42,7 +43,7 @@ def clip_of_processes(
         reduction="none" if several and local_loss else "mean",
         gather_distributed=several,
     )
-    return _mean_of_own(loss) if several and local_loss else loss
+    return _mean_of_own("info_nce", loss) if several and local_loss else loss
 
 
 def siglip_of_processes(
@@ -60,14 +61,14 @@ def siglip_of_processes(
         return siglip_loss(*inputs)
     strategy = "gather" if dist_impl in ("gather", "reduce") else "ring"
     rows = siglip_loss(*inputs, reduction="none", gather_distributed=True, strategy=strategy)
-    return _mean_of_own(rows)
+    return _mean_of_own("siglip", rows)
 
 
-def _mean_of_own(rows: Tensor) -> Tensor:
+def _mean_of_own(op: str, rows: Tensor) -> Tensor:
     """Of this process's rows; where processes have other numbers of them, its share of the mean.
 
     The mean over processes is that over all rows in any case.
     """
-    count = rows.new_tensor(len(rows), dtype=torch.float64)
-    dist.all_reduce(count)
-    return rows.sum() * (dist.get_world_size() / count).to(rows.dtype)
+    processes = Processes(op, Sharing(gather_distributed=True), {})
+    count = processes.all_reduce(rows.new_tensor(len(rows), dtype=torch.float64))
+    return rows.sum() * (processes.size / count).to(rows.dtype)

@@ -158,8 +158,12 @@ def sinkhorn(
     def check_arguments() -> None:
         _check_tensors(*given, out)
         _check_numbers(*numbers)
-        check_flags(_OP, hard=hard, return_potentials=return_potentials)
-        check_flags(_OP, return_diagnostics=return_diagnostics)
+        check_flags(
+            _OP,
+            hard=hard,
+            return_potentials=return_potentials,
+            return_diagnostics=return_diagnostics,
+        )
         if are_many(sharing):
             check_rows(_OP, scores, queue, row_weight, out)
             check_arguments_of_no_rows(*given, *numbers)
