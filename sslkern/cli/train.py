@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import shlex
 import sys
 from pathlib import Path
@@ -166,6 +167,13 @@ def run(args: argparse.Namespace) -> int:
 
     Of several processes the first one alone prints, also what all have raised.
     """
+    try:
+        return _run_on_ranks(args)
+    finally:
+        gc.collect()  # An error's frames may hold the group, and with it threads of its own.
+
+
+def _run_on_ranks(args: argparse.Namespace) -> int:
     try:
         with started_ranks() as ranks:
             try:

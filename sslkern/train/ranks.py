@@ -37,12 +37,11 @@ class Ranks:
     """The processes that train one method together.
 
     Args:
-        group: Of all of them; None for a process that is alone.
+        processes: All of them; None for a process that is alone.
     """
 
-    def __init__(self, group: Any = None) -> None:
-        self._group = group
-        self._processes = None if group is None else PartsOfRows(group)
+    def __init__(self, processes: PartsOfRows | None = None) -> None:
+        self._processes = processes
         self.rank = 0 if self._processes is None else self._processes.rank
         self.size = 1 if self._processes is None else self._processes.size
 
@@ -55,7 +54,7 @@ class Ranks:
         """Within it each rank computes a part of the rows of the method's large modules."""
         if self._processes is None:
             return contextlib.nullcontext()
-        return SpreadRows(large_modules(method), self._group)
+        return SpreadRows(large_modules(method), self._processes.group)
 
     def average_gradients(self, method: Method) -> None:
         """Give every parameter the mean over the ranks of its gradients, where it has one.
@@ -81,9 +80,9 @@ class Ranks:
                 found = [(call(), None)]
             except Exception as error:
                 found = [(None, error)]
+        group = self._processes.group
         self._processes.run(
-            "a broadcast",
-            lambda: dist.broadcast_object_list(found, group=self._group, group_src=0),
+            "a broadcast", lambda: dist.broadcast_object_list(found, group=group, group_src=0)
         )
         result: Result = found[0][0]
         if found[0][1] is not None:
@@ -97,7 +96,7 @@ class Ranks:
         """
         try:
             if self._processes is not None:
-                dist.monitored_barrier(self._group, within)
+                dist.monitored_barrier(self._processes.group, within)
         except RuntimeError:
             return False
         return True
@@ -126,6 +125,9 @@ def is_first_here() -> bool:
 def started_ranks() -> Iterator[Ranks]:
     """The processes that ``torch.distributed.run`` has started with this one, until the end.
 
+    Nobody holds their group but torch itself, which so ends its threads here. One that still had to
+    let go of a tensor while Python exits would abort the process.
+
     Raises:
         LostRankError: If they do not all come.
     """
@@ -137,7 +139,7 @@ def started_ranks() -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise LostRankError(f"the processes of this run do not meet: {error}") from error
     try:
-        yield Ranks(dist.group.WORLD)
+        yield Ranks(PartsOfRows(None))
     finally:
         dist.destroy_process_group()
 

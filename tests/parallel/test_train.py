@@ -23,7 +23,7 @@ from sslkern.cli import train as train_command
 from sslkern.cli.errors import UserError
 from sslkern.cli.main import build_parser, main
 from sslkern.data import load_data
-from sslkern.parallel.spread import LostRankError
+from sslkern.parallel.spread import LostRankError, PartsOfRows
 from sslkern.train import TrainConfig, Trainer, TrainingError, fit, load_checkpoint
 from sslkern.train import ranks as train_ranks
 from sslkern.train.engine import Record
@@ -45,11 +45,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def ranks_of(group: Any) -> train_ranks.Ranks:
+    return train_ranks.Ranks(None if group is None else PartsOfRows(group))
+
+
 def trainer_of(group: Any, name: str, batch: int, **given: Any) -> Trainer:
     torch.set_num_threads(1)
     config = TrainConfig.of(name, epochs=2, batch_size=batch, **given)
     samples = load_once(config.data).take(torch.arange(2 * batch))
-    trainer = Trainer(config, samples, train_ranks.Ranks(group))
+    trainer = Trainer(config, samples, ranks_of(group))
     for settings in trainer.optimizer.param_groups:
         settings["eps"] = EPS
     return trainer
@@ -183,7 +187,7 @@ def test_large_modules_are_encoders_and_what_is_as_large(name: str, expected: se
 
 
 def calls_of_first(group: Any) -> tuple[list[int], str]:
-    ranks, called = train_ranks.Ranks(group), []
+    ranks, called = ranks_of(group), []
 
     def call() -> str:
         called.append(ranks.rank)
@@ -228,7 +232,7 @@ def test_all_ranks_end_alike(ranks: Ranks, tmp_path: Path, wrong: str, message: 
 
 
 def leave(group: Any) -> bool:
-    return train_ranks.Ranks(group).all_leave()
+    return ranks_of(group).all_leave()
 
 
 def test_all_ranks_leave(ranks: Ranks) -> None:
@@ -290,11 +294,11 @@ WAIT = 240
 """Seconds for what takes ten on an idle machine."""
 
 
-def start(processes: int, *words: str | Path) -> subprocess.Popen[str]:
+def start(processes: int, *words: str | Path, program: Any = ("-m", "sslkern")) -> Any:
     """``sslkern train`` in processes of its own, with all output in one."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "sslkern", "train", *map(str, words)],
+        [sys.executable, *launcher, *map(str, (*program, "train", *words))],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -358,6 +362,38 @@ def test_wrong_option_is_told_once(tmp_path: Path) -> None:
     assert out.count("expected --set to be an option of simclr (temperature, ") == 1
     assert "(exitcode: 2)" in out
     assert "[rank" not in out  # a traceback
+
+
+THREADS = Path("/proc/self/task")
+SHOW_THREADS = """
+import pathlib, sys
+from sslkern.cli.main import main
+
+code = main(sys.argv[1:])
+names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+print(f"exit code {code} with", *sorted(name for name in names if "gloo" in name), "of gloo")
+"""
+
+
+@pytest.mark.skipif(not THREADS.exists(), reason="the system does not show a process's threads")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--steps", "1"), 0),
+        (("--steps", "1", "--set", "heat=1"), 2),
+        (("--steps", "9", "--lr", "1e30"), 2),
+    ],
+)
+def test_no_thread_of_the_group_lives_on(
+    tmp_path: Path, words: tuple[str, ...], expected: int
+) -> None:
+    """One that has to let go of a tensor while Python exits would abort the process."""
+    program = tmp_path / "program.py"
+    program.write_text(SHOW_THREADS)
+    process = start(2, *SIMCLR, *words, "--quiet", "--out", tmp_path / "run", program=[program])
+    code, out = finished(process)
+    assert code == 0, out
+    assert out.count(f"exit code {expected} with of gloo") == 2, out
 
 
 def test_lost_rank_is_told_in_one_line(
