@@ -21,8 +21,9 @@ _HIDDEN = (128, 64)
 class TimeCycle(Method):
     r"""Correspondence from the cycle-consistency of time.
 
-    .. math:: \ell = -\sum_{i=0}^{T-1} a_i + \lambda \sum_{i=1}^{T-1} \left(
-              \ell_{\mathrm{skip}}^i + \ell_{\mathrm{long}}^i \right) + \mu\, \ell_{\mathrm{own}}
+    .. math:: \ell = \sum_{i=1}^{T-1} \left( \lambda\, \ell_{\mathrm{skip}}^i
+              + \lambda\, \ell_{\mathrm{long}}^i - a_i \right) + \mu \left(
+              \ell_{\mathrm{own}} - a_0 \right)
 
     The tracker takes the affinity of the cells of a patch with those of a frame's map: the softmax
     over the frame's cells of their cosines over :math:`\tau`. A localizer reads a shift and an
@@ -38,7 +39,8 @@ class TimeCycle(Method):
     The two cycles are the paper's. The affinity in place of the paper's mean cosine is from its
     code; cosines alone are best where all features are equal. Added here are the terms of the last
     frame itself, :math:`a_0` and, as for the cycles, :math:`\ell_{\mathrm{own}}`: without them an
-    encoder that starts at random does not learn in few steps where to look.
+    encoder that starts at random does not learn in few steps where to look. With a mu of 0 the loss
+    is the paper's.
 
     Args:
         encoder: Maps frames (B, C, H, W) to feature maps (B, map_dim, h, w); it must take squares
@@ -129,7 +131,7 @@ class TimeCycle(Method):
         """Loss of maps (B, T, C, h, w), the latest first, and of a patch of the latest."""
         now, back = maps[:, 0], patch
         own = self._track(now, patch)
-        loss = self.own_weight * self._distance(own.place, place) - own.affinity
+        loss = self.own_weight * (self._distance(own.place, place) - own.affinity)
         for i in range(1, maps.shape[1]):
             skip = self._track(maps[:, i], patch)
             back = self._track(maps[:, i], back).patch

@@ -62,7 +62,7 @@ def plain_loss(m: TimeCycle, frames: Tensor) -> Tensor:
         shift = [torch.tensor((2.0 * i - free) / SIDE, dtype=torch.float64) for i in (column, row)]
         truth = points(*shift, torch.zeros((), dtype=torch.float64))
         _, own, loss = track(m, maps[-1], patch)
-        loss = m.own_weight * (own - truth).square().sum(2).mean() - loss
+        loss = m.own_weight * ((own - truth).square().sum(2).mean() - loss)
         for i in range(1, len(maps)):
             skipped, _, affinity = track(m, maps[-1 - i], patch)
             loss = loss - affinity
