@@ -16,6 +16,9 @@ def check_values(on: bool = True) -> Iterator[None]:
     tensors a wrong value (a temperature that is not positive, a target out of range) gives NaN
     instead of an error, unless it is looked at.
 
+    Over processes what all must have alike, such as a queue, is compared by what it holds, on CPU
+    and CUDA, and otherwise by its shape alone.
+
     Args:
         on: Whether values are checked inside the ``with`` block.
 

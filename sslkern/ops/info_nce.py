@@ -26,7 +26,7 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._pairs import dot
-from sslkern.parallel.agreement import presence, shape_of
+from sslkern.parallel.agreement import presence, whole
 from sslkern.parallel.info_nce import (
     Columns,
     Options,
@@ -163,7 +163,7 @@ def info_nce_loss(
         "temperature": described(temperature),
         "bias": described(bias),
         "in_batch": in_batch,
-        "the shape of negatives": shape_of(negatives),
+        **whole("negatives", negatives),
         "negatives": presence(negatives),
         "target": target is not None,
         "ids": (ids is not None, key_ids is not None),

@@ -18,7 +18,7 @@ from sslkern.ops._common import (
     refuse_second_derivative,
 )
 from sslkern.ops._formed import register_formed
-from sslkern.parallel.agreement import shape_of
+from sslkern.parallel.agreement import whole
 from sslkern.parallel.gradients import sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
 from sslkern.parallel.rows import flat_rows, mean_by_shares, no_rows, rows_of_ranks, stand_in
@@ -145,11 +145,13 @@ def linear_cross_entropy(
         return cast(Tensor, loss).reshape(shape)
 
     described = {
-        "the shape of weight": shape_of(weight),
+        **whole("weight", weight),
         "weight": weight,
+        **whole("bias", bias),
         "bias": bias,
         "ignore_index": ignore_index,
         "label_smoothing": label_smoothing,
+        **whole("class_weight", class_weight),
         "class_weight": class_weight,
         "softcap": softcap,
         "reduction": reduction,

@@ -18,7 +18,7 @@ from sslkern.ops._common import (
     refuse,
 )
 from sslkern.ops._embeddings import check_rows, check_same_kind
-from sslkern.parallel.agreement import presence, shape_of
+from sslkern.parallel.agreement import presence, whole
 from sslkern.parallel.processes import Sharing, are_many
 from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks, stand_in
 from sslkern.reference._common import NORM_EPS, normalize_rows
@@ -112,7 +112,7 @@ def ressl_loss(
     options = {
         "student_temperature": student_temperature,
         "teacher_temperature": teacher_temperature,
-        "the shape of queue": shape_of(queue),
+        **whole("queue", queue),
         "normalize": normalize,
         "the weight of rows": presence(weight),
         "reduction": reduction,

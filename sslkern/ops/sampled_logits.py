@@ -24,7 +24,7 @@ from sslkern.ops._common import (
     refuse,
     refuse_second_derivative,
 )
-from sslkern.parallel.agreement import presence, shape_of
+from sslkern.parallel.agreement import presence, whole
 from sslkern.parallel.gradients import log_sum_over_ranks
 from sslkern.parallel.processes import Processes, Sharing, are_many
 from sslkern.parallel.rows import no_rows, reduce_rows, rows_of_ranks, stand_in
@@ -357,7 +357,7 @@ def _logits(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
 def _described(table: Tensor, negative: Tensor) -> dict[str, object]:
     """What must be the same on all ranks."""
     return {
-        "the shape of table": shape_of(table),
+        **whole("table", table),
         "table": table,
         "the shape of a row of negative": (
             tuple(negative.shape[1:]) if isinstance(negative, Tensor) else None

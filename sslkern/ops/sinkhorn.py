@@ -17,7 +17,7 @@ from sslkern.ops._common import (
     check_tensor,
     refuse,
 )
-from sslkern.parallel.agreement import shape_of
+from sslkern.parallel.agreement import whole
 from sslkern.parallel.potentials import first_got
 from sslkern.parallel.processes import Sharing, are_many, meet
 from sslkern.parallel.sinkhorn import (
@@ -218,7 +218,7 @@ def _options(
     return dict(zip(names, numbers, strict=True)) | {
         "the number of problems": scores.shape[0] if several else "one",
         "prototype_marginal": marginal,
-        "the shape of prototype_marginal": shape_of(marginal),
+        **whole("prototype_marginal", marginal),
         "whether there is a row_weight": weight is not None,
         "return_diagnostics": wanted.diagnostics,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from numbers import Real
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from sslkern.ops._extension import C
 
 BYTES = 4096
 """Of the message of a rank. A fixed size: ranks that disagree must not wait for each other."""
@@ -47,9 +50,20 @@ def agree(
     return {name: [r[i] for r in rows] for i, name in enumerate(shards)}
 
 
-def shape_of(value: object) -> tuple[int, ...] | None:
-    """Of a tensor that all ranks have as a whole: an option to compare, also where it is none."""
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+def whole(name: str, value: object) -> dict[str, object]:
+    """Of a tensor that all ranks have as a whole, or none does: options to compare.
+
+    In `check_values` also what it holds, of which every byte is read.
+    """
+    shape = f"the shape of {name}"
+    if not isinstance(value, Tensor):
+        return {shape: None}
+    found: dict[str, object] = {shape: tuple(value.shape)}
+    if C.check_values() and value.layout == torch.strided and value.device.type != "meta":
+        rows = value.detach().reshape(-1).contiguous().view(torch.uint8).cpu()
+        digest = hashlib.blake2b(rows.numpy().data, digest_size=8).hexdigest()
+        found[f"the contents of {name}"] = f"those of digest {digest}"
+    return found
 
 
 def presence(value: object) -> str:

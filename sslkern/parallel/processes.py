@@ -190,7 +190,7 @@ def meet(
         sharing: The options that it was given.
         shards: Tensors of which each rank holds some rows: all but their number must be the same.
         options: What else must be the same on all ranks. Of tensors the dtype is, whether they
-            require grad, and the value of one element; see `shape_of` and `presence` for others.
+            require grad, and the value of one element; see `whole` and `presence` for others.
         check_here: The checks of this rank's own arguments, made in any case. Where it raises, the
             other ranks do, too.
         one_shape: Whether the shards have as many rows as each other.

@@ -297,6 +297,41 @@ def test_ranks_that_are_unlike_all_raise(ranks: Ranks, name: str, message: str) 
         assert re.search(message, text.partition("\n")[0])
 
 
+def _with_contents(group: Any, name: str, alike: bool) -> Tensor:
+    """Of one shape on both ranks; on the second one another number, unless they are alike."""
+    sharing = {"gather_distributed": True, "process_group": group}
+    z, rows = torch.eye(ROWS, DIM), torch.full((5, DIM), 0.5, dtype=torch.float32)
+    many = torch.ones(5)
+    for x in (rows, many):
+        x.view(-1)[-1] += 0 if alike else dist.get_rank(group)
+    target, index = torch.zeros(ROWS, dtype=torch.int64), torch.zeros(ROWS, 2, dtype=torch.int64)
+    with sslkern.check_values():
+        if name == "negatives":
+            return sslkern.info_nce_loss(z, z, rows.bfloat16().float(), **sharing)
+        if name == "queue":
+            return sslkern.ressl_loss(z, z, rows, **sharing)
+        if name == "table":
+            return sslkern.negative_sampling_loss(z, rows, target, index, **sharing)
+        if name == "prototype_marginal":
+            marginal = many.flip(0) / many.sum()
+            return sslkern.sinkhorn(torch.ones(ROWS, 5), prototype_marginal=marginal, **sharing)
+        if name == "weight":
+            return sslkern.linear_cross_entropy(z, rows.T.contiguous().T, target, **sharing)
+        given = {name: many}
+        return sslkern.linear_cross_entropy(z, torch.ones(5, DIM), target, **given, **sharing)
+
+
+WHOLE = ("negatives", "queue", "table", "prototype_marginal", "weight", "bias", "class_weight")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_contents_of_what_all_have_are_compared_when_values_are(ranks: Ranks, name: str) -> None:
+    for text in ranks.errors(2, _with_contents, name, False).values():
+        message = f"expected the contents of {name} to be the same on all ranks, got 'those of"
+        assert message in text.partition("\n")[0]
+    assert all(x.isfinite().all() for x in ranks.run(2, _with_contents, name, True))
+
+
 def _one_temperature(group: Any) -> Tensor:
     z = torch.eye(ROWS, DIM)
     shape = () if dist.get_rank(group) == 0 else (1, 1)
