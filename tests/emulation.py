@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ ARCHITECTURES = (80, 90, 100, 120)
 NAMES = ("simt", "plain", "asan", *(f"ptx-{n}" for n in ARCHITECTURES))
 
 _MODES = {"simt": "check", "plain": "plain", "asan": "asan", "ptx": "plain"}
+BUILD = Path(os.environ.get("SSLKERN_BUILD_DIR", ROOT / "build" / "cmake"))
 FOLDER = ROOT / "build" / "emulation"
 NVCC_FLAGS = ["-std=c++17", "--expt-relaxed-constexpr", "-Werror", "all-warnings"]
 
@@ -155,10 +157,17 @@ def _one_builder() -> Iterator[None]:
 
 
 def ptx_files(architecture: int) -> list[Path]:
-    """The PTX of every kernel source, with its source lines."""
+    """The PTX of every kernel source: the build's own, or, with SSLKERN_PTX_LINES, that with lines.
+
+    Compiling it anew takes minutes.
+    """
+    lines = ["-lineinfo"] if os.environ.get("SSLKERN_PTX_LINES") else []
 
     def compile_one(source: Path) -> Path:
-        flags = ["-ptx", "-lineinfo", *NVCC_FLAGS, f"-I{CSRC}", f"-arch=sm_{architecture}"]
+        kept = BUILD / "ptx" / f"{source.stem}.compute_{architecture}.ptx"
+        if not lines and _is_newest(kept, [*_dependencies(source), ROOT / "CMakeLists.txt"]):
+            return kept
+        flags = ["-ptx", *lines, *NVCC_FLAGS, f"-I{CSRC}", f"-arch=sm_{architecture}"]
         target = FOLDER / f"{source.stem}-{architecture}-{_state(source, flags)}.ptx"
         if not target.exists():
             part = target.with_suffix(".part")
@@ -168,6 +177,11 @@ def ptx_files(architecture: int) -> list[Path]:
 
     with _one_builder(), ThreadPoolExecutor(2) as pool:
         return list(pool.map(compile_one, KERNELS))
+
+
+def _is_newest(path: Path, others: list[Path]) -> bool:
+    """Whether a file is there, and was written after all others."""
+    return path.exists() and all(path.stat().st_mtime > other.stat().st_mtime for other in others)
 
 
 @cache
