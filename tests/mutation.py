@@ -425,6 +425,13 @@ def _ranges(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return True
 
 
+def _walks_twice(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Whether a block takes all columns that its rows' class leaves, before it and behind it."""
+    extension.C.set_column_blocks(1)
+    (form,) = (form for form in MORE_FORMS if form.op == "supcon")
+    return _agrees(verify.Setting(form, dtype, normalize=True, temperature=0.1), size, {})
+
+
 MORE_CHECKS = (
     ("sinkhorn", _diagnoses, _ROWS),
     ("info_nce", _ranks, SIZES),
@@ -433,6 +440,7 @@ MORE_CHECKS = (
     ("sampled_logits", _misses, _SAMPLES),
     ("linear_cross_entropy", _units, ((1024, 8),)),
     ("siglip", _lifts, ((1024, 40),)),
+    ("supcon", _walks_twice, ((258, 12), (258, 520))),  # an odd number of chunks
 )
 
 
@@ -457,6 +465,7 @@ EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
     ("swapped_prediction_fwd_kernel<.*, 256>", "barrier", (2, 8), _SCRATCH),
     ("soft_cross_entropy_fwd_kernel<.*, 256, false", "shuffle", (25, 26, 30, 31), _EIGHT),
     ("soft_cross_entropy_fwd_kernel<.*, 256, true", "shuffle", (20, 21), _EIGHT),
+    ("supcon_negatives_kernel", "barrier", (2,), "the barrier behind the walk is right before it"),
     ("linear_cross_entropy_fwd_kernel", "barrier", (3, 4), _WRITTEN),
     ("info_nce_fwd_kernel<.*, true, false>", "shuffle", (3, 4), _SHIFT),
     ("info_nce_fwd_kernel<Tf32x3, .*, true, true>", "shuffle", (17, 18), _SHIFT),
