@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,23 +50,28 @@ def agree(
     return {name: [r[i] for r in rows] for i, name in enumerate(shards)}
 
 
-def whole(name: str, value: object) -> dict[str, object]:
-    """Of a tensor that all ranks have as a whole, or none does: options to compare.
+class Contents(NamedTuple):
+    """What a tensor holds: an option to compare, in `check_values` alone."""
 
-    In `check_values` also what it holds, of which every byte is read; not while a graph is
-    compiled, which has no values.
-    """
-    shape = f"the shape of {name}"
+    of: Tensor
+
+    def described(self) -> str:
+        """A digest, for which every byte is read."""
+        x = self.of
+        if not C.check_values() or x.layout != torch.strided or x.device.type == "meta":
+            return "not looked at"
+        rows = x.detach().reshape(-1).contiguous().view(torch.uint8).cpu()
+        return "of digest " + hashlib.blake2b(rows.numpy().data, digest_size=8).hexdigest()
+
+
+def whole(name: str, value: object) -> dict[str, object]:
+    """Of a tensor that all ranks have as a whole, or none does: options to compare."""
     if not isinstance(value, Tensor):
-        return {shape: None}
-    found: dict[str, object] = {shape: tuple(value.shape)}
-    if torch.compiler.is_compiling() or not C.check_values():
-        return found
-    if value.layout == torch.strided and value.device.type != "meta":
-        rows = value.detach().reshape(-1).contiguous().view(torch.uint8).cpu()
-        digest = hashlib.blake2b(rows.numpy().data, digest_size=8).hexdigest()
-        found[f"the contents of {name}"] = f"those of digest {digest}"
-    return found
+        return {f"the shape of {name}": None}
+    return {
+        f"the shape of {name}": tuple(value.shape),
+        f"the contents of {name}": Contents(value),
+    }
 
 
 def presence(value: object) -> str:
@@ -95,6 +100,8 @@ def _same(shards: dict[str, Tensor], options: dict[str, object]) -> dict[str, st
 
 def _described(value: object) -> str:
     """Of tensors the value of one element, and no other values: they would have to be read."""
+    if isinstance(value, Contents):
+        return value.described()
     if isinstance(value, Tensor):
         one = value.numel() == 1
         what = f"of {value.item()!r}" if one else "with an element for each row or column"

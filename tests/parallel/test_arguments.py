@@ -327,7 +327,7 @@ WHOLE = ("negatives", "queue", "table", "prototype_marginal", "weight", "bias", 
 @pytest.mark.parametrize("name", WHOLE)
 def test_contents_of_what_all_have_are_compared_when_values_are(ranks: Ranks, name: str) -> None:
     for text in ranks.errors(2, _with_contents, name, False).values():
-        message = f"expected the contents of {name} to be the same on all ranks, got 'those of"
+        message = f"expected the contents of {name} to be the same on all ranks, got of digest"
         assert message in text.partition("\n")[0]
     assert all(x.isfinite().all() for x in ranks.run(2, _with_contents, name, True))
 
