@@ -137,12 +137,12 @@ class Emulation:
 
 
 @cache
-def library(name: str) -> Emulation:
-    """Built where it is not there yet, under build/emulation."""
+def library(name: str, lines: bool = False) -> Emulation:
+    """Built where it is not there yet, under build/emulation; PTX that names its source's lines."""
     kind, _, architecture = name.partition("-")
     with _one_builder():
         found = Emulation(_build(kind))
-    for file in ptx_files(int(architecture)) if kind == "ptx" else []:
+    for file in ptx_files(int(architecture), lines) if kind == "ptx" else []:
         found.load_ptx(file)
     return found
 
@@ -156,18 +156,15 @@ def _one_builder() -> Iterator[None]:
         yield
 
 
-def ptx_files(architecture: int) -> list[Path]:
-    """The PTX of every kernel source: the build's own, or, with SSLKERN_PTX_LINES, that with lines.
-
-    Compiling it anew takes minutes.
-    """
-    lines = ["-lineinfo"] if os.environ.get("SSLKERN_PTX_LINES") else []
+def ptx_files(architecture: int, lines: bool = False) -> list[Path]:
+    """The PTX of every kernel source: the build's own, or made anew, with the source's lines."""
+    with_lines = ["-lineinfo"] if lines or os.environ.get("SSLKERN_PTX_LINES") else []
 
     def compile_one(source: Path) -> Path:
         kept = BUILD / "ptx" / f"{source.stem}.compute_{architecture}.ptx"
-        if not lines and _is_newest(kept, [*_dependencies(source), ROOT / "CMakeLists.txt"]):
+        if not with_lines and _is_newest(kept, [*_dependencies(source), ROOT / "CMakeLists.txt"]):
             return kept
-        flags = ["-ptx", *lines, *NVCC_FLAGS, f"-I{CSRC}", f"-arch=sm_{architecture}"]
+        flags = ["-ptx", *with_lines, *NVCC_FLAGS, f"-I{CSRC}", f"-arch=sm_{architecture}"]
         target = FOLDER / f"{source.stem}-{architecture}-{_state(source, flags)}.ptx"
         if not target.exists():
             part = target.with_suffix(".part")

@@ -27,7 +27,7 @@ def library(architecture: int, shared_bytes: int) -> Any:
     missing = module.missing(name)
     if missing is not None:
         raise UserError(f"expected nvcc and a C++ compiler to build the emulation, got: {missing}.")
-    found = module.library(name)
+    found = module.library(name, lines=True)
     found.schedule(1, 1)  # counts do not depend on the order
     found.shared_bytes(shared_bytes)
     return found
