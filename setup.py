@@ -138,7 +138,6 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "SSLKERN_TORCH_DIR": torch_dir(),
             "pybind11_DIR": pybind11.get_cmake_dir(),
-            "SSLKERN_KEEP_PTX": "ON" if self.editable_mode else "OFF",
         }
         flags = [f"-D{name}={value}" for name, value in options.items()]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))

@@ -15,15 +15,15 @@ import sslkern
 
 # How many of the cases of one test function run on a backend; all on the others. What is emulated
 # takes a thousand times as long.
-MOST_CASES = {"simt": 3, "asan": 3, "ptx-80": 2, "ptx-90": 1, "ptx-100": 1, "ptx-120": 1}
-DEFAULT = ["cpu", "simt", *(f"ptx-{n}" for n in emulation.ARCHITECTURES)]
+MOST_CASES = {"simt": 3, "asan": 3, "ptx": 3}
+DEFAULT = ["cpu", "simt", "ptx"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends",
         default=",".join([*DEFAULT, *(["cuda"] if torch.cuda.is_available() else [])]),
-        help="comma-separated: cpu, cuda, simt, plain, asan, ptx-80, ptx-90, ptx-100, ptx-120",
+        help="comma-separated: cpu, cuda, simt, plain, asan, ptx",
     )
     parser.addoption("--every-case", action="store_true", help="emulate all cases of a test")
 

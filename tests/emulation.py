@@ -3,7 +3,7 @@
 ``simt``   the kernels' source, compiled by the C++ compiler with every load and store seen
 ``plain``  likewise without loads and stores: faster
 ``asan``   likewise under AddressSanitizer, which the process must have been started with
-``ptx-N``  the PTX that nvcc makes of the kernels for the architecture sm_N
+``ptx``    the PTX that nvcc makes of the kernels, of which ptxas makes every machine code
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import cuda_static
 import simt_build
 
 import sslkern.ops._extension as extension
@@ -30,11 +33,10 @@ import sslkern.ops._extension as extension
 ROOT = simt_build.ROOT
 CSRC = ROOT / "csrc"
 KERNELS = sorted((CSRC / "cuda").glob("*.cu"))
-ARCHITECTURES = (80, 90, 100, 120)
-NAMES = ("simt", "plain", "asan", *(f"ptx-{n}" for n in ARCHITECTURES))
+ARCHITECTURES = (80, 90, 100, 120)  # of machine code; PTX is of the first, as in CMakeLists.txt
+NAMES = ("simt", "plain", "asan", "ptx")
 
 _MODES = {"simt": "check", "plain": "plain", "asan": "asan", "ptx": "plain"}
-BUILD = Path(os.environ.get("SSLKERN_BUILD_DIR", ROOT / "build" / "cmake"))
 FOLDER = ROOT / "build" / "emulation"
 NVCC_FLAGS = ["-std=c++17", "--expt-relaxed-constexpr", "-Werror", "all-warnings"]
 
@@ -43,7 +45,7 @@ def missing(name: str) -> str | None:
     """Why the library cannot be built here, if it cannot."""
     if shutil.which(simt_build.compiler()) is None:
         return "no C++ compiler"
-    if name.startswith("ptx") and shutil.which("nvcc") is None:
+    if name == "ptx" and shutil.which("nvcc") is None:
         return "nvcc is not installed"
     return None
 
@@ -139,10 +141,9 @@ class Emulation:
 @cache
 def library(name: str, lines: bool = False) -> Emulation:
     """Built where it is not there yet, under build/emulation; PTX that names its source's lines."""
-    kind, _, architecture = name.partition("-")
     with _one_builder():
-        found = Emulation(_build(kind))
-    for file in ptx_files(int(architecture), lines) if kind == "ptx" else []:
+        found = Emulation(_build(name))
+    for file in ptx_files(lines) if name == "ptx" else []:
         found.load_ptx(file)
     return found
 
@@ -156,29 +157,45 @@ def _one_builder() -> Iterator[None]:
         yield
 
 
-def ptx_files(architecture: int, lines: bool = False) -> list[Path]:
-    """The PTX of every kernel source: the build's own, or made anew, with the source's lines."""
-    with_lines = ["-lineinfo"] if lines or os.environ.get("SSLKERN_PTX_LINES") else []
-
-    def compile_one(source: Path) -> Path:
-        kept = BUILD / "ptx" / f"{source.stem}.compute_{architecture}.ptx"
-        if not with_lines and _is_newest(kept, [*_dependencies(source), ROOT / "CMakeLists.txt"]):
-            return kept
-        flags = ["-ptx", *with_lines, *NVCC_FLAGS, f"-I{CSRC}", f"-arch=sm_{architecture}"]
-        target = FOLDER / f"{source.stem}-{architecture}-{_state(source, flags)}.ptx"
-        if not target.exists():
-            part = target.with_suffix(".part")
-            subprocess.run(["nvcc", *flags, str(source), "-o", str(part)], check=True)
-            part.rename(target)
-        return target
-
-    with _one_builder(), ThreadPoolExecutor(2) as pool:
-        return list(pool.map(compile_one, KERNELS))
+def ptx_files(lines: bool = False) -> list[Path]:
+    """The PTX of all kernels: the built library's own, or made anew, with the source's lines."""
+    lines = lines or "SSLKERN_PTX_LINES" in os.environ
+    with _one_builder():
+        if not lines and _is_current(cuda_static.LIBRARY):
+            return _ptx_of(cuda_static.LIBRARY)
+        flags = ["-ptx", *(["-lineinfo"] if lines else []), *NVCC_FLAGS]
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda source: _compiled(source, flags), KERNELS))
 
 
-def _is_newest(path: Path, others: list[Path]) -> bool:
-    """Whether a file is there, and was written after all others."""
-    return path.exists() and all(path.stat().st_mtime > other.stat().st_mtime for other in others)
+def _is_current(library: Path) -> bool:
+    """Whether a library is there, can be read, and was written after all that it is made of."""
+    if not library.exists() or cuda_static.tool("cuobjdump") is None:
+        return False
+    sources = {ROOT / "CMakeLists.txt", *chain.from_iterable(map(_dependencies, KERNELS))}
+    return library.stat().st_mtime > max(source.stat().st_mtime for source in sources)
+
+
+def _ptx_of(library: Path) -> list[Path]:
+    """One file for each source, as the library has them: without comments."""
+    status = library.stat()
+    target = FOLDER / f"ptx-{status.st_size}-{status.st_mtime_ns}"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=FOLDER) as part:
+            cuda_static.output_of("cuobjdump", "-xptx", "all", library, folder=Path(part))
+            Path(part).rename(target)
+            Path(part).mkdir()
+    return sorted(target.glob("*.ptx"))
+
+
+def _compiled(source: Path, flags: list[str]) -> Path:
+    flags = [*flags, f"-I{CSRC}", f"-arch=compute_{ARCHITECTURES[0]}"]
+    target = FOLDER / f"{source.stem}-{_state(source, flags)}.ptx"
+    if not target.exists():
+        part = target.with_suffix(".part")
+        subprocess.run(["nvcc", *flags, str(source), "-o", str(part)], check=True)
+        part.rename(target)
+    return target
 
 
 @cache

@@ -46,7 +46,6 @@ from sslkern.verification import inputs, terms
 from sslkern.verification.forms import EPSILON, FORMS, STUDENT_TEMPERATURE, TEMPERATURE, Form
 from sslkern.verification.terms import Values
 
-ARCHITECTURE = 80
 # Ragged, of one tile and several, with rows of one chunk, of two and of many: those stay in shared
 # memory or stream through it. Twelve dims are one chunk in any dtype.
 SIZES = ((120, 60), (130, 127), (258, 40), (258, 520), (130, 12))
@@ -618,7 +617,7 @@ class Trial:
     """The cases of some operators on a library of PTX, by the kernels that they launch."""
 
     def __init__(self, ops: Sequence[str], dtypes: Sequence[str]) -> None:
-        self.library = emulation.library(f"ptx-{ARCHITECTURE}")
+        self.library = emulation.library("ptx")
         seconds: dict[Case, float] = {}
         self.cases_of: dict[str, list[Case]] = {}
         for case in chain.from_iterable(cases_of(op, dtypes) for op in ops):

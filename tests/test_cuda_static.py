@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import cuda_static
 import emulation
@@ -33,6 +34,15 @@ def test_every_kernel_is_within_its_budget(architecture: int) -> None:
 def test_budgets_are_of_kernels_that_exist() -> None:
     for used in cuda_static.usages().values():
         assert {x.kernel for x in used} == set(cuda_static.budgets())
+
+
+def test_there_is_one_ptx_and_machine_code_of_it_for_each_architecture() -> None:
+    """What tests execute of the PTX is then what every machine code is made of."""
+    named = re.compile(r"\.(sm_\d+)\.(?:ptx|cubin)$", re.MULTILINE)
+    ptx = named.findall(cuda_static.output_of("cuobjdump", "-lptx", cuda_static.LIBRARY))
+    codes = named.findall(cuda_static.output_of("cuobjdump", "-lelf", cuda_static.LIBRARY))
+    assert Counter(ptx) == {f"sm_{emulation.ARCHITECTURES[0]}": len(emulation.KERNELS)}
+    assert Counter(codes) == {f"sm_{n}": len(emulation.KERNELS) for n in emulation.ARCHITECTURES}
 
 
 @pytest.mark.parametrize("architecture", emulation.ARCHITECTURES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cuda_static
 import emulation
 import pytest
 
@@ -12,36 +13,47 @@ SOURCE = emulation.CSRC / "cuda" / "gram.cu"
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The PTX of one source in a build of its own; nvcc makes an empty one."""
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library of one source, newer than it; nvcc and cuobjdump make empty PTX."""
 
     def compile_one(command: list[str], check: bool) -> None:
-        Path(command[command.index("-o") + 1]).write_text("")
+        Path(command[command.index("-o") + 1]).touch()
+
+    def extract(name: str, *arguments: object, folder: Path) -> None:
+        (folder / "library.1.sm_80.ptx").touch()
 
     monkeypatch.setattr(emulation, "KERNELS", [SOURCE])
-    monkeypatch.setattr(emulation, "BUILD", tmp_path)
-    monkeypatch.setattr(emulation, "FOLDER", tmp_path / "emulation")
+    monkeypatch.setattr(emulation, "FOLDER", tmp_path)
     monkeypatch.setattr(emulation.subprocess, "run", compile_one)
     monkeypatch.setattr(emulation, "_dependencies", lambda source: [source])
-    path = tmp_path / "ptx" / "gram.compute_90.ptx"
-    path.parent.mkdir()
-    path.write_text(".version 9.0")
-    return path
+    monkeypatch.setattr(cuda_static, "LIBRARY", tmp_path / "library.so")
+    monkeypatch.setattr(cuda_static, "output_of", extract)
+    monkeypatch.setattr(cuda_static, "tool", lambda name: Path(name))
+    cuda_static.LIBRARY.touch()
+    return cuda_static.LIBRARY
 
 
-def test_ptx_of_the_build_is_executed(kept: Path) -> None:
-    assert emulation.ptx_files(90) == [kept]
-    assert emulation.ptx_files(80) != [kept]
+def is_made_anew(**options: bool) -> bool:
+    (found,) = emulation.ptx_files(**options)
+    return found.name.startswith("gram-")
 
 
-def test_ptx_older_than_its_source_is_made_anew(kept: Path) -> None:
-    os.utime(kept, (0, SOURCE.stat().st_mtime - 1))
-    (found,) = emulation.ptx_files(90)
-    assert found.parent == emulation.FOLDER
+def test_ptx_of_the_library_is_executed(library: Path) -> None:
+    assert not is_made_anew()
+    assert not is_made_anew()  # extracted before
 
 
-def test_ptx_with_lines_is_made_anew(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    without = emulation.ptx_files(80)
+def test_ptx_of_a_library_older_than_its_source_is_made_anew(library: Path) -> None:
+    os.utime(library, (0, SOURCE.stat().st_mtime - 1))
+    assert is_made_anew()
+
+
+def test_ptx_is_made_anew_without_a_library(library: Path) -> None:
+    library.unlink()
+    assert is_made_anew()
+
+
+def test_ptx_with_lines_is_made_anew(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_made_anew(lines=True)
     monkeypatch.setenv("SSLKERN_PTX_LINES", "1")
-    assert emulation.ptx_files(90) != [kept]
-    assert emulation.ptx_files(80) != without
+    assert is_made_anew()

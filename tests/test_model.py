@@ -48,7 +48,7 @@ needs_nvcc = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def library() -> Iterator[Any]:
     gpu = GPUS["h100"]
-    found = emulation.library(gpu.architecture, gpu.shared_bytes)
+    found = emulation.library(gpu.shared_bytes)
     yield found
     found.shared_bytes(99 << 10)
 
@@ -296,7 +296,7 @@ def test_an_installed_package_says_that_a_checkout_is_needed(
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=r"expected nvcc and a C\+\+ compiler .* got: no C\+\+"):
-        emulation.library(90, 99 << 10)
+        emulation.library(99 << 10)
 
 
 @needs_nvcc

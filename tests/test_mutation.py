@@ -7,7 +7,7 @@ import mutation
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    emulation.missing("ptx-80") is not None, reason=str(emulation.missing("ptx-80"))
+    emulation.missing("ptx") is not None, reason=str(emulation.missing("ptx"))
 )
 
 

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"argument --sizes: {error}") from None
     arguments.require("rich", "bench")
     gpu = GPUS[args.gpu]
-    library = emulation.library(gpu.architecture, gpu.shared_bytes)
+    library = emulation.library(gpu.shared_bytes)
     fits: dict[int, Fits] = {}
     for size in args.sizes:
         if size.dim not in fits:

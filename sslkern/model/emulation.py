@@ -13,8 +13,8 @@ from sslkern.cli.errors import UserError
 TESTS = Path(sslkern.__file__).parents[1] / "tests"
 
 
-def library(architecture: int, shared_bytes: int) -> Any:
-    """The kernels' PTX for sm_``architecture`` on the emulation, with the shared memory of a GPU.
+def library(shared_bytes: int) -> Any:
+    """The kernels' PTX on the emulation, with the shared memory of a GPU.
 
     The emulation is of the tests, and stays theirs: it is built from sources beside them, which
     no wheel has.
@@ -22,12 +22,11 @@ def library(architecture: int, shared_bytes: int) -> Any:
     Raises:
         UserError: Without a checkout, nvcc or a C++ compiler.
     """
-    name = f"ptx-{architecture}"
     module = _module()
-    missing = module.missing(name)
+    missing = module.missing("ptx")
     if missing is not None:
         raise UserError(f"expected nvcc and a C++ compiler to build the emulation, got: {missing}.")
-    found = module.library(name, lines=True)
+    found = module.library("ptx", lines=True)
     found.schedule(1, 1)  # counts do not depend on the order
     found.shared_bytes(shared_bytes)
     return found

@@ -14,7 +14,6 @@ class Gpu:
     """A GPU, as far as a roofline needs to know it."""
 
     name: str
-    architecture: int
     multiprocessors: int
     clock: float  # Hz, at which the dense peak of matrix instructions is published
     matrix: dict[str, float]  # operations by type, dense peak
@@ -49,7 +48,6 @@ _GUIDE = (
 GPUS = {
     "h100": Gpu(
         name="H100 SXM",
-        architecture=90,
         multiprocessors=132,
         clock=1.83e9,
         matrix={"bf16": 4096.0, "f16": 4096.0, "tf32": 2048.0},
@@ -73,7 +71,6 @@ GPUS = {
     ),
     "a100": Gpu(
         name="A100 SXM 80 GB",
-        architecture=80,
         multiprocessors=108,
         clock=1.41e9,
         matrix={"bf16": 2048.0, "f16": 2048.0, "tf32": 1024.0},
