@@ -9,16 +9,12 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -37,7 +33,7 @@ ARCHITECTURES = (80, 90, 100, 120)  # of machine code; PTX is of the first, as i
 NAMES = ("simt", "plain", "asan", "ptx")
 
 _MODES = {"simt": "check", "plain": "plain", "asan": "asan", "ptx": "plain"}
-FOLDER = ROOT / "build" / "emulation"
+FOLDER = simt_build.FOLDER
 NVCC_FLAGS = ["-std=c++17", "--expt-relaxed-constexpr", "-Werror", "all-warnings"]
 
 
@@ -141,26 +137,16 @@ class Emulation:
 @cache
 def library(name: str, lines: bool = False) -> Emulation:
     """Built where it is not there yet, under build/emulation; PTX that names its source's lines."""
-    with _one_builder():
-        found = Emulation(_build(name))
+    found = Emulation(_build(name))
     for file in ptx_files(lines) if name == "ptx" else []:
         found.load_ptx(file)
     return found
 
 
-@contextmanager
-def _one_builder() -> Iterator[None]:
-    """Processes that need the same objects wait for the first."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def ptx_files(lines: bool = False) -> list[Path]:
     """The PTX of all kernels: the built library's own, or made anew, with the source's lines."""
     lines = lines or "SSLKERN_PTX_LINES" in os.environ
-    with _one_builder():
+    with simt_build.one_builder():
         if not lines and _is_current(cuda_static.LIBRARY):
             return _ptx_of(cuda_static.LIBRARY)
         flags = ["-ptx", *(["-lineinfo"] if lines else []), *NVCC_FLAGS]
@@ -172,7 +158,7 @@ def _is_current(library: Path) -> bool:
     """Whether a library is there, can be read, and was written after all that it is made of."""
     if not library.exists() or cuda_static.tool("cuobjdump") is None:
         return False
-    sources = {ROOT / "CMakeLists.txt", *chain.from_iterable(map(_dependencies, KERNELS))}
+    sources = {ROOT / "CMakeLists.txt", *chain.from_iterable(map(simt_build.dependencies, KERNELS))}
     return library.stat().st_mtime > max(source.stat().st_mtime for source in sources)
 
 
@@ -190,7 +176,7 @@ def _ptx_of(library: Path) -> list[Path]:
 
 def _compiled(source: Path, flags: list[str]) -> Path:
     flags = [*flags, f"-I{CSRC}", f"-arch=compute_{ARCHITECTURES[0]}"]
-    target = FOLDER / f"{source.stem}-{_state(source, flags)}.ptx"
+    target = FOLDER / f"{source.stem}-{simt_build.state(source, flags)}.ptx"
     if not target.exists():
         part = target.with_suffix(".part")
         subprocess.run(["nvcc", *flags, str(source), "-o", str(part)], check=True)
@@ -198,41 +184,12 @@ def _compiled(source: Path, flags: list[str]) -> Path:
     return target
 
 
-@cache
-def _dependencies(source: Path) -> list[Path]:
-    """The source and what it includes, of this project."""
-    command = [simt_build.compiler(), "-std=c++17", "-MM", f"-I{CSRC}", "-x", "c++", str(source)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [Path(word) for word in text.replace("\\\n", " ").split()[1:]]
-
-
-def _state(source: Path, flags: list[str]) -> str:
-    """A hash of everything that goes into an object."""
-    digest = hashlib.sha256(" ".join(flags).encode())
-    for file in _dependencies(source):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def _build(kind: str) -> Path:
-    mode = _MODES[kind]
-    sources = [*KERNELS, CSRC / "cuda" / "entries.cpp", ROOT / "tests" / "simt" / "control.cpp"]
-    flags = ["-fPIC", "-fvisibility=default"]
+    with_host = [*KERNELS, CSRC / "cuda" / "entries.cpp"]
+    own = [ROOT / "tests" / "simt" / "control.cpp", *simt_build.RUNTIME]
+    flags = []
     if kind == "ptx":
-        flags.append("-DSSLKERN_PTX")
-        sources += sorted((CSRC / "platform" / "ptx").glob("*.cpp"))
-        sources.append(ROOT / "tests" / "simt" / "ptx_library.cpp")
-    workshop = simt_build.Workshop(FOLDER)
-    states = []
-    for source in [*sources, *simt_build.RUNTIME]:
-        job = workshop.job(source, mode, *flags)
-        states.append(_state(source, list(job[1])))
-        kept = FOLDER / f"{source.name}-{states[-1]}.o"
-        workshop.keep[job] = kept
-        if kept.exists():
-            workshop.objects[job] = kept
-    whole = hashlib.sha256(" ".join(states).encode()).hexdigest()[:16]
-    path = FOLDER / f"{kind}-{whole}.so"
-    if not path.exists():
-        workshop.build_library(path, mode, sources, *flags)
-    return path
+        flags = ["-DSSLKERN_PTX"]
+        own += [*simt_build.PTX, ROOT / "tests" / "simt" / "ptx_library.cpp"]
+    parts = [*simt_build.parts(with_host, *flags), *simt_build.parts(own)]
+    return simt_build.library(kind, _MODES[kind], parts)

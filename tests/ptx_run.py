@@ -41,10 +41,9 @@ def folder() -> Path:
 @cache
 def programs() -> dict[str, Path]:
     """ptx_unit and ptx_driver."""
-    workshop = simt_build.Workshop(folder())
-    common = sorted((simt_build.ROOT / "csrc" / "platform" / "ptx").glob("*.cpp"))
+    common = [*simt_build.PTX, *simt_build.RUNTIME]
     return {
-        name: workshop.build(name, "plain", [SIMT / f"{name}.cpp", *common])
+        name: simt_build.program(name, "plain", simt_build.parts([SIMT / f"{name}.cpp", *common]))
         for name in ("ptx_unit", "ptx_driver")
     }
 

@@ -7,85 +7,111 @@ ways to build it, after what is seen of the kernels while they run:
 ``check``  every load and store as well: the kernels are compiled for ThreadSanitizer, whose place
            the runtime takes
 ``asan``   as ``plain``, under AddressSanitizer and UndefinedBehaviorSanitizer
+
+Objects lie in build/emulation under a hash of all that goes into them, so that programs, libraries
+and processes share them.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import subprocess
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RUNTIME = sorted((ROOT / "csrc" / "platform" / "simt").glob("*.cpp"))
+PTX = sorted((ROOT / "csrc" / "platform" / "ptx").glob("*.cpp"))
+FOLDER = ROOT / "build" / "emulation"
 MODES = ("plain", "check", "asan")
 
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# Older addr2lines name the wrong file for inline functions in DWARF 5.
+FLAGS = ["-std=c++17", "-gdwarf-4", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra", "-Werror"]
 ASAN = "-fsanitize=address,undefined"
 UNDER_ASAN = ["-O1", ASAN, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 KERNEL_FLAGS = {"plain": ["-O2"], "check": ["-O1", "-fsanitize=thread"], "asan": UNDER_ASAN}
 HOST_FLAGS = {"plain": ["-O2"], "check": ["-O2"], "asan": UNDER_ASAN}
+
+Part = tuple[Path, tuple[str, ...]]
 
 
 def compiler() -> str:
     return os.environ.get("CXX", "c++")
 
 
-Job = tuple[Path, tuple[str, ...]]
+def parts(sources: Iterable[Path], *flags: str) -> list[Part]:
+    """Of a program: sources, with flags of their own."""
+    return [(source, flags) for source in sources]
 
 
-class Workshop:
-    """Builds programs in a folder, and the objects that several of them share once."""
+def program(name: str, mode: str, of: list[Part]) -> Path:
+    """A program, built where it is not there yet."""
+    return _linked(f"{name}-{mode}", "", mode, of)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.objects: dict[Job, Path] = {}
-        self.keep: dict[Job, Path] = {}  # where objects are to lie that others may use, too
 
-    def build(self, name: str, mode: str, sources: Iterable[Path], *flags: str) -> Path:
-        """The program of ``sources``, kernels and host code, and the runtime."""
-        program = self.folder / f"{name}-{mode}"
-        self._link(program, mode, self._objects_of(mode, sources, *flags))
-        return program
+def library(name: str, mode: str, of: list[Part]) -> Path:
+    """The same as a shared library, which takes its own functions before others of the name."""
+    return _linked(name, ".so", mode, of, "-shared", "-Wl,-Bsymbolic")
 
-    def build_library(self, path: Path, mode: str, sources: Iterable[Path], *flags: str) -> None:
-        """The same as a shared library, which takes its own functions before others of the name."""
-        objects = self._objects_of(mode, sources, *flags)
-        self._link(path, mode, objects, "-shared", "-Wl,-Bsymbolic")
 
-    @staticmethod
-    def job(source: Path, mode: str, *flags: str) -> Job:
-        """What an object is known by."""
-        of_mode = KERNEL_FLAGS if source.suffix == ".cu" else HOST_FLAGS
-        return source, (*of_mode[mode], *flags)
+@contextmanager
+def one_builder() -> Iterator[None]:
+    """Processes that need the same files wait for the first."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    def _objects_of(self, mode: str, sources: Iterable[Path], *flags: str) -> list[Path]:
-        jobs = [self.job(source, mode, *flags) for source in [*sources, *RUNTIME]]
-        missing = [job for job in jobs if job not in self.objects]
+
+@cache
+def dependencies(source: Path) -> list[Path]:
+    """The source and what it includes, of this project."""
+    command = [compiler(), "-std=c++17", "-MM", *_includes(source), "-x", "c++", str(source)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [Path(word) for word in text.replace("\\\n", " ").split()[1:]]
+
+
+def state(source: Path, flags: list[str]) -> str:
+    """A hash of everything that goes into an object."""
+    digest = hashlib.sha256(" ".join(flags).encode())
+    for file in dependencies(source):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _includes(source: Path) -> list[str]:
+    return [f"-I{ROOT / 'csrc'}", f"-I{source.parent}"]
+
+
+def _linked(name: str, suffix: str, mode: str, of: list[Part], *flags: str) -> Path:
+    with one_builder():
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            self.objects.update(zip(missing, pool.map(self._compile, missing), strict=True))
-        return [self.objects[job] for job in jobs]
+            objects = list(pool.map(lambda part: _object(*part, mode), of))
+        names = " ".join([*flags, *(path.name for path in objects)])
+        target = FOLDER / f"{name}-{hashlib.sha256(names.encode()).hexdigest()[:16]}{suffix}"
+        if not target.exists():
+            sanitizers = [ASAN] if mode == "asan" else []
+            part = target.with_suffix(".part")
+            command = [compiler(), *objects, *sanitizers, *flags, "-ldl", "-o", part]
+            subprocess.run(command, check=True)
+            part.rename(target)
+        return target
 
-    def _link(self, target: Path, mode: str, objects: list[Path], *flags: str) -> None:
-        sanitizers = [ASAN] if mode == "asan" else []
+
+def _object(source: Path, own_flags: tuple[str, ...], mode: str) -> Path:
+    of_mode = KERNEL_FLAGS if source.suffix == ".cu" else HOST_FLAGS
+    flags = [*FLAGS, *of_mode[mode], *own_flags]
+    # Kernels say what nvcc is to unroll.
+    flags += ["-Wno-unknown-pragmas", "-x", "c++"] if source.suffix == ".cu" else []
+    target = FOLDER / f"{source.name}-{state(source, flags)}.o"
+    if not target.exists():
         part = target.with_suffix(".part")
-        command = [compiler(), *objects, *sanitizers, *flags, "-ldl", "-o", part]
+        command = [compiler(), *_includes(source), *flags, "-c", source, "-o", part]
         subprocess.run(command, check=True)
         part.rename(target)
-
-    def _compile(self, job: Job) -> Path:
-        source, flags = job
-        part = Path(tempfile.mkdtemp(dir=self.folder)) / f"{source.name}.o"
-        includes = [f"-I{ROOT / 'csrc'}", f"-I{source.parent}"]
-        # Kernels say what nvcc is to unroll.
-        language = ["-Wno-unknown-pragmas", "-x", "c++"] if source.suffix == ".cu" else []
-        # Older addr2lines name the wrong file for inline functions in DWARF 5.
-        command = [compiler(), "-std=c++17", "-gdwarf-4", *WARNINGS, *includes, *flags]
-        subprocess.run([*command, *language, "-c", source, "-o", part], check=True)
-        if job not in self.keep:
-            return part
-        part.rename(self.keep[job])
-        part.parent.rmdir()
-        return self.keep[job]
+    return target

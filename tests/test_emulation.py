@@ -25,7 +25,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(emulation, "KERNELS", [SOURCE])
     monkeypatch.setattr(emulation, "FOLDER", tmp_path)
     monkeypatch.setattr(emulation.subprocess, "run", compile_one)
-    monkeypatch.setattr(emulation, "_dependencies", lambda source: [source])
+    monkeypatch.setattr(emulation.simt_build, "dependencies", lambda source: [source])
     monkeypatch.setattr(cuda_static, "LIBRARY", tmp_path / "library.so")
     monkeypatch.setattr(cuda_static, "output_of", extract)
     monkeypatch.setattr(cuda_static, "tool", lambda name: Path(name))

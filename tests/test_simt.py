@@ -222,15 +222,10 @@ def parsed(text: str) -> Run:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> simt_build.Workshop:
-    return simt_build.Workshop(tmp_path_factory.mktemp("simt"))
-
-
-@pytest.fixture(scope="session")
-def drivers(workshop: simt_build.Workshop) -> dict[str, Path]:
+def drivers() -> dict[str, Path]:
     """The driver of the planted kernels, built in every mode."""
-    sources = [FOLDER / "planted.cu", FOLDER / "driver.cpp"]
-    return {mode: workshop.build("driver", mode, sources) for mode in simt_build.MODES}
+    parts = simt_build.parts([FOLDER / "planted.cu", FOLDER / "driver.cpp", *simt_build.RUNTIME])
+    return {mode: simt_build.program("driver", mode, parts) for mode in simt_build.MODES}
 
 
 @cache
@@ -367,10 +362,10 @@ UNITS["ucontext"] = ("plain", ("-DSSLKERN_SIMT_UCONTEXT",))
 
 
 @pytest.fixture(scope="session", params=UNITS)
-def units(request: pytest.FixtureRequest, workshop: simt_build.Workshop) -> Path:
+def units(request: pytest.FixtureRequest) -> Path:
     mode, flags = UNITS[request.param]
-    sources = [FOLDER / "units.cu", FOLDER / "units.cpp"]
-    return workshop.build(f"units-{request.param}", mode, sources, *flags)
+    sources = [FOLDER / "units.cu", FOLDER / "units.cpp", *simt_build.RUNTIME]
+    return simt_build.program(f"units-{request.param}", mode, simt_build.parts(sources, *flags))
 
 
 def test_units_give_what_they_should(units: Path) -> None:
