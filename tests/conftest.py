@@ -15,7 +15,7 @@ import sslkern
 
 # How many of the cases of one test function run on a backend; all on the others. What is emulated
 # takes a thousand times as long.
-MOST_CASES = {"simt": 3, "asan": 3, "ptx": 3}
+MOST_CASES = {"simt": 3, "asan": 3, "ptx": 2}
 DEFAULT = ["cpu", "simt", "ptx"]
 
 

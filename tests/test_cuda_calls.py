@@ -14,7 +14,7 @@ import sslkern
 from sslkern.ops._extension import C
 
 needs_emulation = pytest.mark.skipif(
-    emulation.missing("plain") is not None, reason=str(emulation.missing("plain"))
+    emulation.missing("simt") is not None, reason=str(emulation.missing("simt"))
 )
 
 
@@ -50,7 +50,7 @@ def test_the_build_says_what_cuda_kernels_there_are() -> None:
 
 @needs_emulation
 def test_cpu_tensors_run_on_the_emulation_while_it_is_asked_for() -> None:
-    library = emulation.library("plain")
+    library = emulation.library("simt")
     z = torch.eye(4)
     expected = sslkern.ntxent_loss(z, z)
     library.threads()
@@ -81,7 +81,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_temperature_that_nobody_looks_at_gives_nan(name: str, temperature: float) -> None:
-    library = emulation.library("plain")
+    library = emulation.library("simt")
     z = torch.eye(4, requires_grad=True)
     tau = torch.tensor(temperature)
     library.start()
@@ -101,7 +101,7 @@ def test_a_temperature_that_nobody_looks_at_gives_nan(name: str, temperature: fl
 @pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**63), 2**63 - 1])
 def test_an_index_that_nobody_looks_at_gives_nan(bad: int) -> None:
     """For its own logit and query; the table's gradient is that of all others."""
-    library = emulation.library("plain")
+    library = emulation.library("simt")
     query = torch.arange(6.0).reshape(2, 3).requires_grad_()
     table = torch.arange(15.0).reshape(5, 3).requires_grad_()
     index = torch.tensor([[4, 1], [4, 1]])
@@ -131,7 +131,7 @@ def test_a_class_that_nobody_looks_at_gives_nan(
     weighted: bool, reduction: str, target: int
 ) -> None:
     """And nothing is read behind the classes, of which there are four."""
-    library = emulation.library("plain")
+    library = emulation.library("simt")
     x = torch.eye(4, requires_grad=True)
     targets = torch.tensor([0, target, 2, -100])
     class_weight = torch.ones(4) if weighted else None

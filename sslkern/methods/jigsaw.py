@@ -77,13 +77,15 @@ class Jigsaw(PretextTask):
     ) -> None:
         super().__init__()
         check_grid(grid, tile_size, _OP)
+        check_count(feature_dim, "feature_dim", _OP)
+        hidden_dim = feature_dim if hidden_dim is None else hidden_dim
+        check_count(hidden_dim, "hidden_dim", _OP)
         self.encoder = encoder
         self.feature_dim = feature_dim
         self.tile_size = tile_size
         self.grid = grid
         self.normalize_tiles = normalize_tiles
         self.register_buffer("permutations", distant_permutations(grid**2, permutations))
-        hidden_dim = feature_dim if hidden_dim is None else hidden_dim
         self.head = mlp([grid**2 * feature_dim, hidden_dim, permutations], norm="none")
 
     def problems(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,13 +136,22 @@ def distant_permutations(size: int, count: int) -> Tensor:
     rows = all_permutations(size)
     if count > len(rows):
         refuse(_OP, "permutations", f"at most {len(rows)}", count)
+    places = rows.T.contiguous()
     distance = torch.zeros(len(rows), dtype=torch.int32)
     chosen = [int(torch.randint(len(rows), ()))]
     for _ in range(count - 1):
-        distance += (rows != rows[chosen[-1]]).sum(1, dtype=torch.int32)
+        distance += _hamming(places, chosen[-1])
         distance[chosen] = -1
         chosen.append(int(distance.argmax()))
     return rows[chosen].long()
+
+
+def _hamming(places: Tensor, k: int) -> Tensor:
+    """Of column k of (size, n) to every column, (n,) int8; a place at a time vectorises."""
+    distance = torch.zeros(places.shape[1], dtype=torch.int8)
+    for place in places:
+        distance += (place != place[k]).view(torch.int8)
+    return distance
 
 
 def all_permutations(size: int) -> Tensor:

@@ -34,6 +34,7 @@ NEEDED: dict[str, Any] = {
 SMALL: dict[str, Any] = {
     "clusters": 4,
     "prototypes": 4,
+    "permutations": 10,
     "hidden_dim": 8,
     "projection_dim": 4,
     "queue_size": 16,

@@ -8,6 +8,7 @@ import pytest
 from ranks import Ranks
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
     """One worker runs them all, for the processes are its own."""
     if item.path.parent.name == "parallel":

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 MOST = 4
+PRELOADED = ["pytest", "torch.distributed", "sslkern.methods", "sslkern.parallel"]
 TIMEOUT = timedelta(seconds=60)
 TO_START = timedelta(seconds=300)
 
@@ -32,7 +33,8 @@ class Ranks:
     """``MOST`` processes; the first W of them are the ranks of a test."""
 
     def __init__(self, timeout: timedelta = TIMEOUT) -> None:
-        context = get_context("spawn")
+        context = get_context("forkserver")  # of a process that has nothing but imports
+        context.set_forkserver_preload(PRELOADED)
         self._folder = tempfile.TemporaryDirectory()
         store = os.path.join(self._folder.name, "store")
         self._pipes = []
