@@ -47,6 +47,12 @@ def sources(folder: str) -> list[Path]:
     return sorted(p for p in (CSRC / folder).rglob("*") if p.suffix in suffixes)
 
 
+def test_tests_of_a_file_stay_on_one_worker(request: pytest.FixtureRequest) -> None:
+    """Which pytest-xdist does by the name; each worker would build what a file needs anew."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("@tests/test_layout.py")
+
+
 def test_there_are_rows() -> None:
     assert "ntxent" in ROWS
 
