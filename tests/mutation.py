@@ -9,6 +9,7 @@ its instruction was reached at all.
     python tests/mutation.py --op all                        every mutant of every kernel: hours
     python tests/mutation.py --op ntxent,dcl --sample 20     some of the kernels of two operators
     python tests/mutation.py --op ntxent --kernel fwd --kinds barrier,wait
+    python tests/mutation.py --op supcon --kinds matrix --each 3    some of every kernel
 """
 
 from __future__ import annotations
@@ -679,6 +680,14 @@ def trial_of(ops: tuple[str, ...], dtypes: tuple[str, ...]) -> Trial:
     return Trial(ops, dtypes)
 
 
+def some_of_each(every: Sequence[Mutant], most: int, chance: random.Random) -> list[Mutant]:
+    """At most so many of each kernel and kind."""
+    groups: dict[tuple[str, str], list[Mutant]] = {}
+    for mutant in every:
+        groups.setdefault((mutant.kernel, mutant.kind), []).append(mutant)
+    return [m for group in groups.values() for m in chance.sample(group, min(most, len(group)))]
+
+
 def run(
     ops: Sequence[str],
     kernel: str,
@@ -686,14 +695,22 @@ def run(
     sample: int | None = None,
     seed: int = 0,
     dtypes: Sequence[str] = tuple(DTYPES),
+    each: int | None = None,
 ) -> list[Mutant]:
-    """Prints a line for each kernel and survivor, and a table; those that should have died."""
+    """Prints a line for each kernel and survivor, and a table; those that should have died.
+
+    Of all mutants, or a sample of them, or of ``each`` kernel and kind at most so many.
+    """
     torch.set_num_threads(1)  # a forked process waits for ever for OpenMP's threads: it has none
     trial = trial_of(tuple(ops), tuple(dtypes))
     names = dict(zip(trial.cases_of, cuda_static.demangled(trial.cases_of), strict=True))
     every = [m for k in names if re.search(kernel, names[k]) for m in mutants(k) if m.kind in kinds]
+    assert every, "no kernel has such mutants"
+    chance = random.Random(seed)
+    if each is not None:
+        every = some_of_each(every, each, chance)
     if sample is not None and sample < len(every):
-        every = random.Random(seed).sample(every, sample)
+        every = chance.sample(every, sample)
     every.sort(key=lambda mutant: names[mutant.kernel])
     total, killed, alive = Counter[str](), Counter[str](), list[Mutant]()
     for name, group in groupby(every, lambda mutant: names[mutant.kernel]):
@@ -722,13 +739,15 @@ def main() -> int:
     parser.add_argument("--kernel", default="", help="regular expression of names")
     parser.add_argument("--dtypes", default=",".join(DTYPES))
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--sample", type=int)
+    parser.add_argument("--sample", type=int, help="so many in all")
+    parser.add_argument("--each", type=int, help="at most so many of each kernel and kind")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     every = dict.fromkeys(form.op for form in FORMS)
     ops = list(every) if given.op == "all" else given.op.split(",")
     kinds, dtypes = given.kinds.split(","), given.dtypes.split(",")
-    return int(bool(run(ops, given.kernel, kinds, given.sample, given.seed, dtypes)))
+    found = run(ops, given.kernel, kinds, given.sample, given.seed, dtypes, given.each)
+    return int(bool(found))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import re
+from collections import Counter
+
 import emulation
 import mutation
 import pytest
@@ -22,6 +26,21 @@ def test_mutations_of_ptx() -> None:
     (matrix,) = mutation._mutations("mma.sync.x {%f1}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f1};")
     assert matrix == ("matrix", "mma.sync.x {%f1}, {%r1,%r3,%r2,%r4}, {%r5,%r6}, {%f1};")
     assert not list(mutation._mutations("add.s32 \t%r1, %r2, 1;"))
+
+
+def test_a_sample_of_each_kernel_and_kind() -> None:
+    packed = [path for path in emulation.ptx_files() if "pack_rows_kernel" in path.read_text()]
+    kernels = re.findall(r"^\.visible \.entry (\w+)\(", packed[0].read_text(), re.MULTILINE)
+    every = [mutant for kernel in kernels[:2] for mutant in mutation.mutants(kernel)]
+    counts = Counter((mutant.kernel, mutant.kind) for mutant in every)
+    chosen = mutation.some_of_each(every, 2, random.Random(1))
+    assert len({(m.kernel, m.kind, m.place) for m in chosen}) == len(chosen)
+    assert Counter((m.kernel, m.kind) for m in chosen) == {k: min(n, 2) for k, n in counts.items()}
+
+
+def test_no_mutant_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="no kernel has such mutants"):
+        mutation.run(["ntxent"], "no_such_kernel", mutation.MUST_DIE, dtypes=["bfloat16"])
 
 
 @pytest.mark.parametrize("kind", mutation.MUST_DIE)
