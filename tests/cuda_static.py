@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -106,26 +106,26 @@ def budgets() -> dict[str, tuple[int, int]]:
     return {name: (int(registers), int(shared)) for name, registers, shared in rows}
 
 
-def machine_code(architecture: int, first: int = 0, step: int = 1) -> dict[str, str]:
-    """The SASS of every ``step``-th kernel from the ``first`` on, by name; a second for ten."""
+def machine_code(architecture: int, kernels: Collection[str]) -> dict[str, str]:
+    """The SASS of kernels, by name: ten take about a second."""
     code = {}
     with tempfile.TemporaryDirectory() as folder:
         output_of("cuobjdump", "-xelf", f"sm_{architecture}", LIBRARY, folder=Path(folder))
         for path in sorted(Path(folder).glob(f"*.sm_{architecture}.cubin")):
-            symbols = sorted(_kernels_of(path).items())[first::step]
-            if symbols:
-                numbers = ",".join(number for _, number in symbols)
-                text = output_of("nvdisasm", "-c", "-fun", numbers, path)
+            numbers = [number for name, number in _symbols(path).items() if name in kernels]
+            if numbers:
+                text = output_of("nvdisasm", "-c", "-fun", ",".join(numbers), path)
                 parts = re.split(r"^\t?\.section\s+\.text\.(\w+).*$", text, flags=re.MULTILINE)
                 code.update(zip(demangled(parts[1::2]), parts[2::2], strict=True))
     return code
 
 
-def _kernels_of(cubin: Path) -> dict[str, str]:
-    """The numbers of their symbols, by mangled name."""
+def _symbols(cubin: Path) -> dict[str, str]:
+    """The numbers of the kernels' symbols, by short name."""
     command = ["readelf", "--symbols", "--wide", cubin]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {name: k for k, name in re.findall(r"^ *(\d+): .* FUNC .* (_Z\w+)$", text, re.MULTILINE)}
+    found = re.findall(r"^ *(\d+): .* FUNC .* (_Z\w+)$", text, re.MULTILINE)
+    return dict(zip(demangled(name for _, name in found), (k for k, _ in found), strict=True))
 
 
 def write_budgets() -> None:

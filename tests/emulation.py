@@ -12,8 +12,6 @@ import ctypes
 import json
 import os
 import shutil
-import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -167,21 +165,17 @@ def _ptx_of(library: Path) -> list[Path]:
     status = library.stat()
     target = FOLDER / f"ptx-{status.st_size}-{status.st_mtime_ns}"
     if not target.exists():
-        with tempfile.TemporaryDirectory(dir=FOLDER) as part:
-            cuda_static.output_of("cuobjdump", "-xptx", "all", library, folder=Path(part))
-            Path(part).rename(target)
-            Path(part).mkdir()
+        part = target.with_suffix(".part")
+        part.mkdir(exist_ok=True)
+        cuda_static.output_of("cuobjdump", "-xptx", "all", library, folder=part)
+        part.rename(target)
     return sorted(target.glob("*.ptx"))
 
 
 def _compiled(source: Path, flags: list[str]) -> Path:
     flags = [*flags, f"-I{CSRC}", f"-arch=compute_{ARCHITECTURES[0]}"]
     target = FOLDER / f"{source.stem}-{simt_build.state(source, flags)}.ptx"
-    if not target.exists():
-        part = target.with_suffix(".part")
-        subprocess.run(["nvcc", *flags, str(source), "-o", str(part)], check=True)
-        part.rename(target)
-    return target
+    return simt_build.made(target, ["nvcc", *flags, source])
 
 
 def _build(kind: str) -> Path:

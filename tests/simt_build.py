@@ -68,6 +68,15 @@ def one_builder() -> Iterator[None]:
         yield
 
 
+def made(target: Path, command: list[str | Path]) -> Path:
+    """A file that a command writes, whole or not at all, where it is not there yet."""
+    if not target.exists():
+        part = target.with_suffix(".part")
+        subprocess.run([*command, "-o", part], check=True)
+        part.rename(target)
+    return target
+
+
 @cache
 def dependencies(source: Path) -> list[Path]:
     """The source and what it includes, of this project."""
@@ -94,13 +103,8 @@ def _linked(name: str, suffix: str, mode: str, of: list[Part], *flags: str) -> P
             objects = list(pool.map(lambda part: _object(*part, mode), of))
         names = " ".join([*flags, *(path.name for path in objects)])
         target = FOLDER / f"{name}-{hashlib.sha256(names.encode()).hexdigest()[:16]}{suffix}"
-        if not target.exists():
-            sanitizers = [ASAN] if mode == "asan" else []
-            part = target.with_suffix(".part")
-            command = [compiler(), *objects, *sanitizers, *flags, "-ldl", "-o", part]
-            subprocess.run(command, check=True)
-            part.rename(target)
-        return target
+        sanitizers = [ASAN] if mode == "asan" else []
+        return made(target, [compiler(), *objects, *sanitizers, *flags, "-ldl"])
 
 
 def _object(source: Path, own_flags: tuple[str, ...], mode: str) -> Path:
@@ -109,9 +113,4 @@ def _object(source: Path, own_flags: tuple[str, ...], mode: str) -> Path:
     # Kernels say what nvcc is to unroll.
     flags += ["-Wno-unknown-pragmas", "-x", "c++"] if source.suffix == ".cu" else []
     target = FOLDER / f"{source.name}-{state(source, flags)}.o"
-    if not target.exists():
-        part = target.with_suffix(".part")
-        command = [compiler(), *_includes(source), *flags, "-c", source, "-o", part]
-        subprocess.run(command, check=True)
-        part.rename(target)
-    return target
+    return made(target, [compiler(), *_includes(source), *flags, "-c", source])

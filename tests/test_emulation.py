@@ -16,7 +16,7 @@ SOURCE = emulation.CSRC / "cuda" / "gram.cu"
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A library of one source, newer than it; nvcc and cuobjdump make empty PTX."""
 
-    def compile_one(command: list[str], check: bool) -> None:
+    def compile_one(command: list[str | Path], check: bool) -> None:
         Path(command[command.index("-o") + 1]).touch()
 
     def extract(name: str, *arguments: object, folder: Path) -> None:
@@ -24,7 +24,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(emulation, "KERNELS", [SOURCE])
     monkeypatch.setattr(emulation, "FOLDER", tmp_path)
-    monkeypatch.setattr(emulation.subprocess, "run", compile_one)
+    monkeypatch.setattr(emulation.simt_build.subprocess, "run", compile_one)
     monkeypatch.setattr(emulation.simt_build, "dependencies", lambda source: [source])
     monkeypatch.setattr(cuda_static, "LIBRARY", tmp_path / "library.so")
     monkeypatch.setattr(cuda_static, "output_of", extract)
