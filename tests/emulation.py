@@ -75,9 +75,10 @@ class Emulation:
         self._library.emulation_threads.restype = ctypes.c_ulonglong
         self.has_ptx = hasattr(self._library, "emulation_load")
 
-    def load_ptx(self, path: Path) -> None:
+    def load_ptx(self, path: Path, now: bool = True) -> None:
+        """Read at once, or when the first of its kernels is launched."""
         self._library.emulation_load.restype = ctypes.c_char_p
-        error = self._library.emulation_load(str(path).encode())
+        error = self._library.emulation_load(str(path).encode(), int(now))
         assert error is None, error.decode()
 
     def schedule(self, seed: int, order: int = 0) -> None:
@@ -137,7 +138,7 @@ def library(name: str, lines: bool = False) -> Emulation:
     """Built where it is not there yet, under build/emulation; PTX that names its source's lines."""
     found = Emulation(_build(name))
     for file in ptx_files(lines) if name == "ptx" else []:
-        found.load_ptx(file)
+        found.load_ptx(file, now=False)
     return found
 
 

@@ -1,5 +1,7 @@
-// The PTX that the launchers of a library run: the files that emulation_load has read.
+// The PTX that the launchers of a library run: the files that emulation_load was told of, read at
+// once or when the first of its kernels is launched.
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -14,10 +16,50 @@ namespace ptx = sslkern::ptx;
 
 namespace {
 
-std::vector<std::unique_ptr<ptx::Module>> modules;
-std::map<std::string, ptx::Module*> module_of_kernel;
+struct File {
+  std::string path;
+  std::unique_ptr<ptx::Module> module;
+};
+
+std::vector<std::unique_ptr<File>> files;
+std::map<std::string, File*> file_of_kernel;
 std::string error, launches;
+std::uint64_t most_steps = 0;  // 0: as many as a module lets
 bool counting = false, recording = false;
+
+std::vector<std::string> kernels_in(const std::string& path) {
+  std::ifstream stream(path);
+  if (!stream) throw std::invalid_argument("cannot read " + path);
+  const std::string entry = ".entry ";
+  std::vector<std::string> names;
+  for (std::string line; std::getline(stream, line);) {
+    const std::size_t at = line.find(entry);
+    if (line.empty() || line[0] != '.' || at == std::string::npos) continue;
+    const std::size_t begin = at + entry.size();
+    names.push_back(line.substr(begin, line.find('(', begin) - begin));
+  }
+  return names;
+}
+
+void set(ptx::Module& module) {
+  module.counting = counting;
+  if (most_steps != 0) module.most_steps = most_steps;
+}
+
+ptx::Module& read(File& file) {
+  if (file.module == nullptr) {
+    file.module = std::make_unique<ptx::Module>(ptx::Module::read(file.path));
+    set(*file.module);
+  }
+  return *file.module;
+}
+
+template <class F>
+void for_each_module(const F& f) {
+  for (const auto& file : files) {
+    if (file->module != nullptr) f(*file->module);
+  }
+}
 
 // "kernel gx,gy,gz bx,by,bz bytes words...": the arguments as words of 8 bytes in hexadecimal, one
 // that is an address in memory known to kernels as "pointer".
@@ -40,46 +82,47 @@ void record(const std::string& kernel, dim3 grid, dim3 block, std::size_t dynami
 
 bool ptx::run(const std::string& kernel, dim3 grid, dim3 block, std::size_t dynamic_bytes,
               const std::vector<unsigned char>& arguments) {
-  const auto found = module_of_kernel.find(kernel);
-  if (found == module_of_kernel.end()) throw std::invalid_argument("no PTX of " + kernel);
+  const auto found = file_of_kernel.find(kernel);
+  if (found == file_of_kernel.end()) throw std::invalid_argument("no PTX of " + kernel);
   if (recording) record(kernel, grid, block, dynamic_bytes, arguments);
-  return found->second->launch(kernel, grid, block, dynamic_bytes, arguments);
+  return read(*found->second).launch(kernel, grid, block, dynamic_bytes, arguments);
 }
 
 #define SSLKERN_CONTROL extern "C" __attribute__((visibility("default")))
 
-// Reads one more file; what is wrong with it, or null.
-SSLKERN_CONTROL const char* emulation_load(const char* path) try {
-  modules.push_back(std::make_unique<ptx::Module>(ptx::Module::read(path)));
-  modules.back()->counting = counting;
-  for (const std::string& name : modules.back()->kernels()) {
-    module_of_kernel[name] = modules.back().get();
-  }
+// One more file, to be read now or when it is needed, whose kernels take the place of others of
+// their names; what is wrong with it, or null.
+SSLKERN_CONTROL const char* emulation_load(const char* path, int now) try {
+  auto file = std::make_unique<File>(File{path, nullptr});
+  if (now != 0) read(*file);
+  for (const std::string& name : kernels_in(path)) file_of_kernel[name] = file.get();
+  files.push_back(std::move(file));
   return nullptr;
 } catch (const std::exception& why) {
   error = why.what();
   return error.c_str();
 }
 
-// Of all threads of a launch together, in files read before; more is reported as endless.
+// Of all threads of a launch together; more is reported as endless.
 SSLKERN_CONTROL void emulation_most_steps(unsigned long long steps) {
-  for (auto& module : modules) module->most_steps = steps;
+  most_steps = steps;
+  for_each_module(set);
 }
 
 // Counts what is launched from here on (platform/ptx/counting.h), or no longer.
 SSLKERN_CONTROL void emulation_count(int on) {
   counting = on != 0;
-  for (auto& module : modules) module->counting = counting;
+  for_each_module(set);
 }
 
 // What was counted since the last call, as JSON; valid until the next.
 SSLKERN_CONTROL const char* emulation_counts() {
   static std::string text;
   std::map<std::string, ptx::KernelCounts> all;
-  for (auto& module : modules) {
-    all.merge(module->counts());
-    module->clear_counts();
-  }
+  for_each_module([&](ptx::Module& module) {
+    all.merge(module.counts());
+    module.clear_counts();
+  });
   text = ptx::to_json(all);
   return text.c_str();
 }

@@ -40,8 +40,8 @@ class Analysis {
     }
     int block = -1;
     for (const bool begins : flow_.begins) flow_.block_of.push_back(block += begins);
-    next_.resize(std::size_t(block + 1));
-    before_.resize(next_.size());
+    flow_.next.resize(std::size_t(block + 1));
+    before_.resize(flow_.next.size());
   }
 
   void mark(std::size_t instruction) {
@@ -63,25 +63,25 @@ class Analysis {
   void connect(std::size_t from, std::size_t to) {
     if (to >= flow_.block_of.size()) return;
     const int a = flow_.block_of[from], b = flow_.block_of[to];
-    next_[std::size_t(a)].push_back(b);
+    flow_.next[std::size_t(a)].push_back(b);
     before_[std::size_t(b)].push_back(a);
   }
 
   // In reverse postorder; blocks that nothing leads to stay without a place.
   void number() {
-    place_.assign(next_.size(), -1);
-    if (next_.empty()) return;
+    place_.assign(flow_.next.size(), -1);
+    if (flow_.next.empty()) return;
     std::vector<std::pair<int, std::size_t>> open = {{0, 0}};
-    std::vector<bool> seen(next_.size());
+    std::vector<bool> seen(flow_.next.size());
     seen[0] = true;
     while (!open.empty()) {
       auto& [block, done] = open.back();
-      if (done == next_[std::size_t(block)].size()) {
+      if (done == flow_.next[std::size_t(block)].size()) {
         order_.push_back(block);
         open.pop_back();
         continue;
       }
-      const int other = next_[std::size_t(block)][done++];
+      const int other = flow_.next[std::size_t(block)][done++];
       if (seen[std::size_t(other)]) continue;
       seen[std::size_t(other)] = true;
       open.emplace_back(other, 0);
@@ -92,7 +92,7 @@ class Analysis {
 
   // Cooper, Harvey and Kennedy, "A simple, fast dominance algorithm".
   void find_dominators() {
-    dominator_.assign(next_.size(), -1);
+    dominator_.assign(flow_.next.size(), -1);
     if (!order_.empty()) dominator_[0] = 0;
     for (bool changed = true; changed;) {
       changed = false;
@@ -145,7 +145,7 @@ class Analysis {
 
   // What leads to the ends without passing the header.
   Loop loop_of(int header, std::vector<int> open) const {
-    Loop loop{header, std::vector<bool>(next_.size()), 1};
+    Loop loop{header, std::vector<bool>(flow_.next.size()), 1};
     loop.body[std::size_t(header)] = true;
     while (!open.empty()) {
       const auto block = std::size_t(open.back());
@@ -170,19 +170,19 @@ class Analysis {
   }
 
   void nest() {
-    flow_.headed.assign(next_.size(), Flow::kNone);
+    flow_.headed.assign(flow_.next.size(), Flow::kNone);
     for (int k = 0; k < int(loops_.size()); ++k) {
       const auto header = std::size_t(loops_[std::size_t(k)].header);
       flow_.headed[header] = k;
       flow_.around.push_back(innermost(header, k));
     }
-    for (std::size_t block = 0; block < next_.size(); ++block) {
+    for (std::size_t block = 0; block < flow_.next.size(); ++block) {
       flow_.loop_of.push_back(innermost(block, Flow::kNone));
     }
   }
 
   Flow& flow_;
-  std::vector<std::vector<int>> next_, before_;  // of blocks
+  std::vector<std::vector<int>> before_;  // of blocks
   std::vector<int> order_, place_, dominator_;
   std::vector<Loop> loops_;
 };

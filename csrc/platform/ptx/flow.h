@@ -17,12 +17,13 @@ struct Flow {
 
   explicit Flow(const Kernel& kernel);
 
-  std::vector<int> block_of;  // of an instruction
-  std::vector<bool> begins;   // whether an instruction is its block's first
-  std::vector<int> loop_of;   // of a block: the innermost
-  std::vector<int> headed;    // of a block: the loop that it is the entrance of
-  std::vector<int> around;    // of a loop: the next one outside
-  bool reducible = true;      // every loop has one entrance
+  std::vector<int> block_of;           // of an instruction
+  std::vector<bool> begins;            // whether an instruction is its block's first
+  std::vector<std::vector<int>> next;  // of a block: those it may go on to
+  std::vector<int> loop_of;            // of a block: the innermost
+  std::vector<int> headed;             // of a block: the loop that it is the entrance of
+  std::vector<int> around;             // of a loop: the next one outside
+  bool reducible = true;               // every loop has one entrance
 
   bool is_inside(int block, int loop) const;
   std::size_t blocks() const { return loop_of.size(); }

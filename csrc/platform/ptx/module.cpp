@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "platform/ptx/counter.h"
+#include "platform/ptx/slots.h"
 #include "platform/ptx/thread.h"
 
 namespace sslkern::ptx {
@@ -64,8 +65,8 @@ std::vector<std::string> Module::kernels() const {
   return names;
 }
 
-const Kernel& Module::find(const std::string& name) const {
-  const Kernel* found = nullptr;
+Kernel& Module::find(const std::string& name) const {
+  Kernel* found = nullptr;
   for (const auto& kernel : program_->kernels) {
     if (kernel->name == name) return *kernel;
     if (kernel->name.find(name) == std::string::npos) continue;
@@ -78,13 +79,14 @@ const Kernel& Module::find(const std::string& name) const {
 
 bool Module::launch(const std::string& name, dim3 grid, dim3 block, std::size_t dynamic_bytes,
                     const std::vector<unsigned char>& arguments) {
-  const Kernel& kernel = find(name);
+  Kernel& kernel = find(name);
   if (arguments.size() != kernel.parameter_bytes) {
     throw std::invalid_argument(kernel.name + " has parameters of " +
                                 std::to_string(kernel.parameter_bytes) + " bytes, not " +
                                 std::to_string(arguments.size()));
   }
   if (!within_bounds(kernel, block)) return false;
+  if (!kernel.is_register.empty()) share_slots(kernel);  // at the first launch: most have none
   const auto known = known_variables(*program_);
   Counter* counter = counting ? &counter_of(kernel) : nullptr;
   Launch launch{program_.get(), &kernel, arguments.data(), most_steps, {}, counter};

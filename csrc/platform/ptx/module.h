@@ -80,7 +80,7 @@ class Module {
   std::uint64_t most_steps = std::uint64_t(1) << 36;
 
  private:
-  const Kernel& find(const std::string& name) const;
+  Kernel& find(const std::string& name) const;
   Counter& counter_of(const Kernel& kernel);
 
   std::unique_ptr<Program> program_;

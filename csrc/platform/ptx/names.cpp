@@ -51,13 +51,20 @@ void Names::close() { open_.pop_back(); }
 
 Slot Names::add_word(std::uint64_t initial) {
   kernel_.words.push_back(initial);
+  kernel_.is_register.push_back(false);
   return Slot(kernel_.words.size() - 1);
+}
+
+Slot Names::add_register() {
+  const Slot slot = add_word(kUnwritten);
+  kernel_.is_register[slot] = true;
+  return slot;
 }
 
 void Names::declare(const RegisterNames& names) {
   auto& registers = scopes_[std::size_t(scope())].registers;
   const auto add = [&](const std::string& name) {
-    refuse_second(registers.insert({name, {add_word(kUnwritten), names.type}}).second, name);
+    refuse_second(registers.insert({name, {add_register(), names.type}}).second, name);
   };
   if (names.count < 0) add(names.name);
   for (int i = 0; i < names.count; ++i) add(names.name + std::to_string(i));

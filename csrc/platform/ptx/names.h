@@ -44,6 +44,7 @@ class Names {
   };
 
   Slot add_word(std::uint64_t initial);
+  Slot add_register();
   const Variable* find_variable(const std::string& name) const;
   Slot address_of(const Variable& variable);
 

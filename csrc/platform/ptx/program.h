@@ -98,6 +98,7 @@ struct Kernel {
   std::vector<Instruction> code;
   std::vector<Written> written;      // of each instruction
   std::vector<std::uint64_t> words;  // as a thread starts with them
+  std::vector<bool> is_register;     // of words; empty once registers share them: see slots.h
   std::vector<SpecialWord> specials;
   std::vector<SharedAddress> shared;
   std::vector<LocalAddress> local;

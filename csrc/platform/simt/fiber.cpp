@@ -46,8 +46,9 @@ void after_switch([[maybe_unused]] void* fake_stack, [[maybe_unused]] bool from_
 }  // namespace
 
 #if SSLKERN_SIMT_ASSEMBLY
-// Saves the callee-saved registers and the floating-point modes on this stack, and goes on with
-// another one. swapcontext would make a system call for the signal mask every time.
+// Saves the callee-saved registers and the modes of SSE on this stack, and goes on with another
+// one. swapcontext would make a system call for the signal mask every time. The modes of the x87,
+// which are slow to load, are left alone: nobody sets them.
 extern "C" void sslkern_simt_switch(void** save, void* load);
 asm(R"(
 .text
@@ -62,11 +63,9 @@ sslkern_simt_switch:
   pushq %r15
   subq $8, %rsp
   stmxcsr (%rsp)
-  fnstcw 4(%rsp)
   movq %rsp, (%rdi)
   movq %rsi, %rsp
   ldmxcsr (%rsp)
-  fldcw 4(%rsp)
   addq $8, %rsp
   popq %r15
   popq %r14
@@ -110,11 +109,7 @@ void Fiber::start(std::size_t stack_bytes, void (*entry)()) {
   *--top = 0;  // where a call would have put its return address: keeps the stack aligned
   *--top = reinterpret_cast<std::uint64_t>(reinterpret_cast<void*>(entry));
   for (int i = 0; i < 6; ++i) *--top = 0;
-  const std::uint32_t vector_modes = 0x1f80;
-  const std::uint16_t x87_modes = 0x37f;
-  *--top = 0;
-  std::memcpy(top, &vector_modes, sizeof(vector_modes));
-  std::memcpy(reinterpret_cast<char*>(top) + 4, &x87_modes, sizeof(x87_modes));
+  *--top = 0x1f80;
   stack_pointer_ = top;
 #else
   getcontext(&context_);

@@ -1,5 +1,6 @@
 #include "platform/simt/fragments.h"
 
+#include <cstddef>
 #include <cstring>
 
 #include "math/half.h"
@@ -9,55 +10,67 @@
 namespace sslkern::simt {
 namespace {
 
-MmaLane lane_of(const LaneData* in, unsigned lane) {
-  MmaLane m;
-  std::memcpy(&m, in[lane], sizeof(m));
-  return m;
+// Register k of A and of B that a lane has given.
+std::uint32_t register_of(const LaneData* in, unsigned lane, std::size_t first, unsigned k) {
+  std::uint32_t bits;
+  std::memcpy(&bits, in[lane] + first + sizeof(bits) * k, sizeof(bits));
+  return bits;
 }
-
-float half_of(std::uint32_t word, unsigned k, float (*convert)(std::uint16_t)) {
-  return convert(std::uint16_t(k % 2 ? word >> 16 : word));
+std::uint32_t a_of(const LaneData* in, unsigned lane, unsigned k) {
+  return register_of(in, lane, offsetof(MmaLane, a), k);
+}
+std::uint32_t b_of(const LaneData* in, unsigned lane, unsigned k) {
+  return register_of(in, lane, offsetof(MmaLane, b), k);
 }
 
 // The elements of the 16 x 16 A and the 16 x 8 B of m16n8k16: two to a register.
-float a_of_16(const LaneData* in, unsigned row, unsigned k, float (*convert)(std::uint16_t)) {
-  const unsigned word = (row >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0);
-  return half_of(lane_of(in, row % 8 * 4 + k % 8 / 2).a[word], k, convert);
-}
-float b_of_16(const LaneData* in, unsigned k, unsigned column, float (*convert)(std::uint16_t)) {
-  return half_of(lane_of(in, column * 4 + k % 8 / 2).b[k >= 8 ? 1 : 0], k, convert);
-}
+template <float (*kConvert)(std::uint16_t)>
+struct Halves {
+  static constexpr unsigned kDepth = 16;
+
+  static float half(std::uint32_t bits, unsigned k) {
+    return kConvert(std::uint16_t(k % 2 ? bits >> 16 : bits));
+  }
+  static float a(const LaneData* in, unsigned row, unsigned k) {
+    return half(a_of(in, row % 8 * 4 + k % 8 / 2, row / 8 + k / 8 * 2), k);
+  }
+  static float b(const LaneData* in, unsigned k, unsigned column) {
+    return half(b_of(in, column * 4 + k % 8 / 2, k / 8), k);
+  }
+};
 
 // The elements of the 16 x 8 A and the 8 x 8 B of m16n8k8: one to a register, of which the
 // instruction reads the upper 19 bits.
-float tf32_of(std::uint32_t bits) { return math::from_bits(bits & 0xffffe000u); }
-float a_of_8(const LaneData* in, unsigned row, unsigned k) {
-  return tf32_of(lane_of(in, row % 8 * 4 + k % 4).a[(row >= 8 ? 1 : 0) + (k >= 4 ? 2 : 0)]);
-}
-float b_of_8(const LaneData* in, unsigned k, unsigned column) {
-  return tf32_of(lane_of(in, column * 4 + k % 4).b[k >= 4 ? 1 : 0]);
-}
+struct Tf32 {
+  static constexpr unsigned kDepth = 8;
 
-// D = C + A B of one lane. Products are exact in double; the order and width of the hardware's sum
-// is not documented, so results are to be compared with a tolerance.
-template <class A, class B>
-void multiply(const LaneData* in, unsigned lane, unsigned depth, const A& a, const B& b,
-              void* out) {
-  const MmaLane own = lane_of(in, lane);
-  float d[4];
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = lane / 4 + (i >= 2 ? 8 : 0), column = lane % 4 * 2 + i % 2;
-    double sum = own.c[i];
-    for (unsigned k = 0; k < depth; ++k) sum += double(a(row, k)) * double(b(k, column));
-    d[i] = float(sum);
+  static float element(std::uint32_t bits) { return math::from_bits(bits & 0xffffe000u); }
+  static float a(const LaneData* in, unsigned row, unsigned k) {
+    return element(a_of(in, row % 8 * 4 + k % 4, row / 8 + k / 4 * 2));
   }
-  std::memcpy(out, d, sizeof(d));
-}
+  static float b(const LaneData* in, unsigned k, unsigned column) {
+    return element(b_of(in, column * 4 + k % 4, k / 4));
+  }
+};
 
-void multiply_16(const LaneData* in, unsigned lane, float (*convert)(std::uint16_t), void* out) {
-  multiply(
-      in, lane, 16, [&](unsigned row, unsigned k) { return a_of_16(in, row, k, convert); },
-      [&](unsigned k, unsigned column) { return b_of_16(in, k, column, convert); }, out);
+// D = C + A B of one lane: of two rows and two columns. Products are exact in double; the order and
+// width of the hardware's sum is not documented, so results are to be compared with a tolerance.
+template <class Elements>
+void multiply(const LaneData* in, unsigned lane, void* out) {
+  constexpr unsigned kDepth = Elements::kDepth;
+  float d[4];
+  std::memcpy(d, in[lane] + offsetof(MmaLane, c), sizeof(d));
+  double sums[4] = {d[0], d[1], d[2], d[3]};
+  for (unsigned k = 0; k < kDepth; ++k) {
+    double row[2], column[2];
+    for (unsigned i = 0; i < 2; ++i) {
+      row[i] = double(Elements::a(in, lane / 4 + 8 * i, k));
+      column[i] = double(Elements::b(in, k, lane % 4 * 2 + i));
+    }
+    for (unsigned i = 0; i < 4; ++i) sums[i] += row[i / 2] * column[i % 2];
+  }
+  for (unsigned i = 0; i < 4; ++i) d[i] = float(sums[i]);
+  std::memcpy(out, d, sizeof(d));
 }
 
 std::uint16_t shared_element(const char* p, At at) {
@@ -80,17 +93,15 @@ std::uint16_t to_bf16(float x) { return math::Rounded<BFloat16>::from(x).bits; }
 std::uint16_t to_f16(float x) { return math::Rounded<Float16>::from(x).bits; }
 
 void combine_mma_bf16(const LaneData* in, unsigned, unsigned lane, const void*, void* out) {
-  multiply_16(in, lane, from_bf16, out);
+  multiply<Halves<from_bf16>>(in, lane, out);
 }
 
 void combine_mma_f16(const LaneData* in, unsigned, unsigned lane, const void*, void* out) {
-  multiply_16(in, lane, from_f16, out);
+  multiply<Halves<from_f16>>(in, lane, out);
 }
 
 void combine_mma_tf32(const LaneData* in, unsigned, unsigned lane, const void*, void* out) {
-  multiply(
-      in, lane, 8, [&](unsigned row, unsigned k) { return a_of_8(in, row, k); },
-      [&](unsigned k, unsigned column) { return b_of_8(in, k, column); }, out);
+  multiply<Tf32>(in, lane, out);
 }
 
 // Lanes 8 q .. 8 q + 7 give the rows of matrix q; register q of a lane gets two neighbours of a

@@ -8,7 +8,8 @@
 namespace sslkern::simt {
 namespace {
 
-bool same_place(At a, At b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+bool same_place(At a, At b) { return a.line == b.line && same_text(a.file, b.file); }
 
 void report_mask(const Thread& t, const Collective& what, const char* wrong, unsigned lanes) {
   report_at("mask", {nullptr, what.at}, "%s by lane %u %s: mask %08x, the warp's lanes are %08x",
@@ -20,8 +21,8 @@ Meeting& meeting_for(const Thread& t, const Collective& what) {
   auto& meetings = machine().meetings[t.warp];
   for (auto& meeting : meetings) {
     const Collective& others = meeting->what;
-    if (!meeting->complete && others.mask == what.mask &&
-        std::strcmp(others.kind, what.kind) == 0 && same_place(others.at, what.at)) {
+    if (!meeting->complete && others.mask == what.mask && same_text(others.kind, what.kind) &&
+        same_place(others.at, what.at)) {
       return *meeting;
     }
   }
