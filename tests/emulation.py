@@ -134,17 +134,17 @@ class Emulation:
 
 
 @cache
-def library(name: str, lines: bool = False) -> Emulation:
-    """Built where it is not there yet, under build/emulation; PTX that names its source's lines."""
+def library(name: str) -> Emulation:
+    """Built where it is not there yet, under build/emulation."""
     found = Emulation(_build(name))
-    for file in ptx_files(lines) if name == "ptx" else []:
+    for file in ptx_files() if name == "ptx" else []:
         found.load_ptx(file, now=False)
     return found
 
 
-def ptx_files(lines: bool = False) -> list[Path]:
-    """The PTX of all kernels: the built library's own, or made anew, with the source's lines."""
-    lines = lines or "SSLKERN_PTX_LINES" in os.environ
+def ptx_files() -> list[Path]:
+    """The PTX of all kernels: the built library's own, or made anew, also with the source's lines."""
+    lines = "SSLKERN_PTX_LINES" in os.environ
     with simt_build.one_builder():
         if not lines and _is_current(cuda_static.LIBRARY):
             return _ptx_of(cuda_static.LIBRARY)

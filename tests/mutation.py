@@ -466,6 +466,7 @@ EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
     ("soft_cross_entropy_fwd_kernel<.*, 256, false", "shuffle", (25, 26, 30, 31), _EIGHT),
     ("soft_cross_entropy_fwd_kernel<.*, 256, true", "shuffle", (20, 21), _EIGHT),
     ("supcon_negatives_kernel", "barrier", (2,), "the barrier behind the walk is right before it"),
+    ("supcon_positives_kernel", "barrier", (3,), _WRITTEN),
     ("linear_cross_entropy_fwd_kernel", "barrier", (3, 4), _WRITTEN),
     ("info_nce_fwd_kernel<.*, true, false>", "shuffle", (3, 4), _SHIFT),
     ("info_nce_fwd_kernel<Tf32x3, .*, true, true>", "shuffle", (17, 18), _SHIFT),

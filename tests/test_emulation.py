@@ -33,8 +33,8 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cuda_static.LIBRARY
 
 
-def is_made_anew(**options: bool) -> bool:
-    (found,) = emulation.ptx_files(**options)
+def is_made_anew() -> bool:
+    (found,) = emulation.ptx_files()
     return found.name.startswith("gram-")
 
 
@@ -54,6 +54,5 @@ def test_ptx_is_made_anew_without_a_library(library: Path) -> None:
 
 
 def test_ptx_with_lines_is_made_anew(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert is_made_anew(lines=True)
     monkeypatch.setenv("SSLKERN_PTX_LINES", "1")
     assert is_made_anew()

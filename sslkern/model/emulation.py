@@ -26,7 +26,7 @@ def library(shared_bytes: int) -> Any:
     missing = module.missing("ptx")
     if missing is not None:
         raise UserError(f"expected nvcc and a C++ compiler to build the emulation, got: {missing}.")
-    found = module.library("ptx", lines=True)
+    found = module.library("ptx")
     found.schedule(1, 1)  # counts do not depend on the order
     found.shared_bytes(shared_bytes)
     return found
