@@ -24,7 +24,7 @@ void entry() {
   Machine& m = machine();
   m.body(const_cast<char*>(m.arguments));
   Thread& t = m.current();
-  t.state = State::kEnded;
+  m.state_of(t) = State::kEnded;
   ++counts().switches;
   t.fiber.leave(true);
 }
@@ -54,11 +54,11 @@ void start_block(std::uint64_t number, dim3 grid, dim3 block) {
   m.clock.warp_epoch.assign(warps, 0);
   m.meetings.clear();
   m.meetings.resize(warps);
+  m.states.assign(m.thread_count, State::kReady);
   for (unsigned i = 0; i < m.thread_count; ++i) {
     Thread& t = *m.threads[i];
     static_cast<Place&>(t) = {position(i, block), position(number, grid), block, grid, i,
                               i / kWarpSize,      i % kWarpSize};
-    t.state = State::kReady;
     t.meeting = nullptr;
     t.open.clear();
     t.groups.clear();
@@ -76,17 +76,18 @@ void resume(Thread& t) {
 // Runs every thread that can go on once; false if there was none.
 bool run_ready() {
   Machine& m = machine();
-  std::vector<Thread*> ready;
+  std::vector<unsigned> ready;
   for (unsigned i = 0; i < m.thread_count; ++i) {
-    if (m.threads[i]->state == State::kReady) ready.push_back(m.threads[i].get());
-  }
-  put_in_order(ready);
-  for (Thread* t : ready) {
-    if (t->state != State::kReady) continue;
-    resume(*t);
-    if (m.stopped) return false;
+    if (m.states[i] != State::kReady) continue;
+    ready.push_back(i);
     // The lowest that can go on, always: a warp gets as far as it can before the next begins.
     if (config().order == Order::kWarpByWarp) break;
+  }
+  put_in_order(ready);
+  for (const unsigned i : ready) {
+    if (m.states[i] != State::kReady) continue;
+    resume(*m.threads[i]);
+    if (m.stopped) return false;
   }
   return !ready.empty();
 }
@@ -101,9 +102,9 @@ Waiting who_waits() {
   Waiting w;
   for (unsigned i = 0; i < m.thread_count; ++i) {
     const Thread* t = m.threads[i].get();
-    if (t->state == State::kAtBarrier) w.at_barrier.push_back(t);
-    if (t->state == State::kInMeeting) w.in_meeting.push_back(t);
-    if (t->state == State::kEnded) ++w.ended;
+    if (m.states[i] == State::kAtBarrier) w.at_barrier.push_back(t);
+    if (m.states[i] == State::kInMeeting) w.in_meeting.push_back(t);
+    if (m.states[i] == State::kEnded) ++w.ended;
   }
   return w;
 }
@@ -154,7 +155,7 @@ void open_barrier(const Waiting& w) {
   ++counts().barriers;
   ++m.clock.epoch;
   for (auto& epoch : m.clock.warp_epoch) ++epoch;
-  for (const Thread* t : w.at_barrier) m.threads[t->linear]->state = State::kReady;
+  for (const Thread* t : w.at_barrier) m.state_of(*t) = State::kReady;
 }
 
 // False if the block cannot go on. Threads that have ended do not count for a barrier on some GPUs;
@@ -194,14 +195,14 @@ void check_copies() {
 
 void Machine::yield(State state) {
   Thread& t = current();
-  t.state = state;
+  state_of(t) = state;
   ++counts().switches;
   t.fiber.leave(false);
 }
 
 void Machine::stop() {
   stopped = true;
-  current().state = State::kEnded;
+  state_of(current()) = State::kEnded;
   current().fiber.leave(true);
   __builtin_unreachable();  // nobody resumes it
 }

@@ -32,7 +32,6 @@ enum class State : std::uint8_t { kReady, kAtBarrier, kInMeeting, kEnded };
 
 struct Thread : Place {
   Fiber fiber;
-  State state = State::kReady;
   At at;
   Meeting* meeting = nullptr;
   std::vector<PendingCopy> open;                // not yet committed
@@ -54,12 +53,14 @@ struct Machine {
   std::size_t argument_bytes = 0;
   std::vector<std::unique_ptr<Thread>> threads;                 // reused by all blocks
   unsigned thread_count = 0;                                    // of this launch
+  std::vector<State> states;                                    // of threads, gone through often
   std::vector<std::vector<std::unique_ptr<Meeting>>> meetings;  // of each warp
   Clock clock;
   bool stopped = false;        // what runs cannot go on
   std::uint64_t troubles = 0;  // what there was to report, however often it was said before
 
   Thread& current() { return *static_cast<Thread*>(here); }
+  State& state_of(const Thread& thread) { return states[thread.linear]; }
   unsigned lanes_of(unsigned warp) const;  // that exist, as a mask
   // Gives up the processor; returns when the scheduler resumes the thread that calls.
   void yield(State state);

@@ -38,7 +38,7 @@ void complete(Meeting& meeting, const Thread& last, unsigned lanes) {
   if (meeting.what.orders_memory && meeting.what.mask == lanes) ++m.clock.warp_epoch[last.warp];
   for (unsigned lane = 0; lane < kWarpSize; ++lane) {
     if ((meeting.what.mask >> lane & 1) == 0 || lane == last.lane) continue;
-    m.threads[last.warp * kWarpSize + lane]->state = State::kReady;
+    m.states[last.warp * kWarpSize + lane] = State::kReady;
   }
 }
 
