@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Thousands of tests stay: Python's collector, a fifth of all time otherwise, leaves them out."""
+    """Thousands of tests stay: Python's collector, else a fifth of all time, leaves them out."""
     gc.disable()
     result = yield
     gc.freeze()

@@ -143,7 +143,7 @@ def library(name: str) -> Emulation:
 
 
 def ptx_files() -> list[Path]:
-    """The PTX of all kernels: the built library's own, or made anew, also with the source's lines."""
+    """The PTX of all kernels: the built library's own, or made anew, if need be with lines."""
     lines = "SSLKERN_PTX_LINES" in os.environ
     with simt_build.one_builder():
         if not lines and _is_current(cuda_static.LIBRARY):
