@@ -141,14 +141,24 @@ class CMakeBuild(build_ext):
         }
         flags = [f"-D{name}={value}" for name, value in options.items()]
         jobs = os.environ.get("MAX_JOBS", str(os.cpu_count()))
-        # --fresh: an isolated build environment lies at another path every time.
-        run("cmake", "--fresh", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *flags)
+        forget(BUILD)
+        run("cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", *flags)
         run("cmake", "--build", BUILD, "--parallel", jobs)
         install(Path(self.get_ext_fullpath(ext.name)).resolve().parents[1])
 
     def copy_extensions_to_source(self) -> None:
         """An editable install: the module and what it was built for, beside the sources."""
         install(ROOT)
+
+
+def forget(folder: Path) -> None:
+    """What CMake has found earlier: an isolated environment lies at another path every time.
+
+    The objects stay, and Ninja knows which of them are still good.
+    """
+    (folder / "CMakeCache.txt").unlink(missing_ok=True)
+    for found in (folder / "CMakeFiles").glob("[0-9]*"):
+        shutil.rmtree(found)
 
 
 def install(prefix: Path) -> None:
