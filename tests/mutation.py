@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import mmap
 import os
 import random
 import re
@@ -32,6 +33,7 @@ from unittest import mock
 
 import cuda_static
 import emulation
+import tf32
 import torch
 from test_sentryward import text_of
 from torch import Generator, Tensor
@@ -67,6 +69,7 @@ SIZES_OF = {
     **dict.fromkeys(("barlow_twins", "vicreg", "covariance", "variance", "invariance"), _COLUMNS),
 }
 KINDS = ("barrier", "wait", "commit", "shuffle", "matrix", "bound")
+TF32 = "tf32"  # not a dtype of tensors: float32 whose products are rounded
 MUST_DIE = KINDS[:-1]
 MOST_STEPS = 300_000_000
 COLUMN_BLOCKS = 3  # blocks that share a row of tiles: few, so that each walks along several
@@ -443,6 +446,8 @@ MORE_CHECKS = (
     ("supcon", _walks_twice, ((258, 12), (258, 520))),  # an odd number of chunks
 )
 
+ROUGH_CHECKS = (_ranks, _ranges, _units, _lifts)  # that hold whatever rounds the products
+
 
 # ---- mutants
 
@@ -578,7 +583,7 @@ class Case:
 
 def cases_of(op: str, dtypes: Sequence[str]) -> Iterator[Case]:
     """Few of each: what decides which kernel is launched is mostly the dtype."""
-    asked = [getattr(torch, name) for name in dtypes]
+    asked = [getattr(torch, name) for name in dtypes if name != TF32]
     forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
     for size in SIZES_OF.get(op, SIZES):
         for setting in (s for form in forms for s in verify.settings(form, asked)):
@@ -587,6 +592,21 @@ def cases_of(op: str, dtypes: Sequence[str]) -> Iterator[Case]:
     for of, check, sizes in MORE_CHECKS:
         for dtype, size in product(asked, sizes if of == op else ()):
             yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
+    if TF32 in dtypes:
+        yield from _cases_of_tf32(op, forms)
+
+
+def _cases_of_tf32(op: str, forms: Sequence[Form]) -> Iterator[Case]:
+    """Of what normalisation does not round."""
+    for size in SIZES_OF.get(op, SIZES):
+        for setting in (s for form in forms for s in verify.settings(form, [torch.float32])):
+            if _is_chosen(setting) and not setting.normalize:
+                about = f"{setting}, {TF32}"
+                yield Case(about, size, partial(_agrees_by_tf32, setting, size, {}))
+    for of, check, sizes in MORE_CHECKS:
+        for size in sizes if of == op and check in ROUGH_CHECKS else ():
+            about = f"{check.__name__} of {op}, {TF32}"
+            yield Case(about, size, partial(_by_tf32, check, torch.float32, size))
 
 
 def _is_chosen(setting: verify.Setting) -> bool:
@@ -615,6 +635,18 @@ def _agrees(
         return all(check.agreement.passed for check in checks)
 
 
+def _by_tf32(passes: Callable[..., bool], *given: Any) -> bool:
+    with tf32.allowed():
+        return passes(*given)
+
+
+def _agrees_by_tf32(
+    setting: verify.Setting, size: tuple[int, int], references: dict[torch.dtype, Values]
+) -> bool:
+    with tf32.verified():
+        return _agrees(setting, size, references)
+
+
 class Trial:
     """The cases of some operators on a library of PTX, by the kernels that they launch."""
 
@@ -630,6 +662,7 @@ class Trial:
             for kernel in {launch.kernel for launch in self.library.launches()}:
                 self.cases_of.setdefault(kernel, []).append(case)
         self.library.record(False)
+        self.running = mmap.mmap(-1, 8)  # the number of the case, seen by parent and child
         for kernel, cases in self.cases_of.items():
             self.cases_of[kernel] = _cheap_and_diverse(sorted(cases, key=seconds.__getitem__))
 
@@ -646,7 +679,10 @@ class Trial:
         return not self.library.findings() and agree
 
     def kills(self, mutant: Mutant) -> bool:
-        """In a process of its own, which it may crash and whose memory is given back."""
+        """In a process of its own, which it may crash and whose memory is given back.
+
+        What kills a mutant is tried first on the kernel's next: it is mostly much alike.
+        """
         child = os.fork()
         if child == 0:
             status = 2
@@ -656,7 +692,11 @@ class Trial:
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert status != 2, mutant
-        return status != 1
+        if status == 1:
+            return False
+        cases = self.cases_of[mutant.kernel]
+        cases.insert(0, cases.pop(int.from_bytes(self.running[:])))
+        return True
 
     def _survives(self, mutant: Mutant) -> bool:
         with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -664,7 +704,11 @@ class Trial:
             file.flush()
             self.library.load_ptx(Path(file.name))
         self.library.most_steps(MOST_STEPS)
-        return all(self.passes(case) for case in self.cases_of[mutant.kernel])
+        for number, case in enumerate(self.cases_of[mutant.kernel]):
+            self.running[:] = number.to_bytes(8)
+            if not self.passes(case):
+                return False
+        return True
 
 
 def _cheap_and_diverse(cases: list[Case]) -> list[Case]:
@@ -695,7 +739,7 @@ def run(
     kinds: Sequence[str],
     sample: int | None = None,
     seed: int = 0,
-    dtypes: Sequence[str] = tuple(DTYPES),
+    dtypes: Sequence[str] = (*DTYPES, TF32),
     each: int | None = None,
 ) -> list[Mutant]:
     """Prints a line for each kernel and survivor, and a table; those that should have died.
@@ -738,7 +782,7 @@ def main() -> int:
     )
     parser.add_argument("--op", default="all", help="one or several, or all")
     parser.add_argument("--kernel", default="", help="regular expression of names")
-    parser.add_argument("--dtypes", default=",".join(DTYPES))
+    parser.add_argument("--dtypes", default=",".join((*DTYPES, TF32)))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--sample", type=int, help="so many in all")
     parser.add_argument("--each", type=int, help="at most so many of each kernel and kind")

@@ -47,3 +47,9 @@ def test_no_mutant_is_an_error() -> None:
 def test_mutants_are_noticed(kind: str) -> None:
     """Of the kernels of NT-Xent in bfloat16, which have every kind."""
     assert mutation.run(["ntxent"], "<Bf16", [kind], sample=3, seed=1, dtypes=["bfloat16"]) == []
+
+
+def test_mutants_of_rounded_products_are_noticed() -> None:
+    """Which no dtype of tensors asks for, but torch's settings."""
+    kinds = ["matrix", "shuffle"]
+    assert mutation.run(["ntxent"], "<Tf32,", kinds, sample=4, dtypes=[mutation.TF32]) == []
