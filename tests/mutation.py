@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import chain, groupby, product, zip_longest
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -635,6 +635,21 @@ def _agrees(
         return all(check.agreement.passed for check in checks)
 
 
+@dataclass
+class Attempt:
+    """A case on the mutants of one kernel, and what became of it so far."""
+
+    case: Case
+    seconds: float
+    times: int = 0
+    kills: int = 0
+
+    @property
+    def seconds_of_a_kill(self) -> float:
+        """To be expected, after Laplace's rule of succession."""
+        return self.seconds * (self.times + 2) / (self.kills + 1)
+
+
 def _by_tf32(passes: Callable[..., bool], *given: Any) -> bool:
     with tf32.allowed():
         return passes(*given)
@@ -652,19 +667,16 @@ class Trial:
 
     def __init__(self, ops: Sequence[str], dtypes: Sequence[str]) -> None:
         self.library = emulation.library("ptx")
-        seconds: dict[Case, float] = {}
-        self.cases_of: dict[str, list[Case]] = {}
+        self.attempts_of: dict[str, list[Attempt]] = {}
         for case in chain.from_iterable(cases_of(op, dtypes) for op in ops):
             self.library.record(True)
             begin = time.perf_counter()
             assert self.passes(case), (case.about, case.size)
-            seconds[case] = time.perf_counter() - begin
+            seconds = time.perf_counter() - begin
             for kernel in {launch.kernel for launch in self.library.launches()}:
-                self.cases_of.setdefault(kernel, []).append(case)
+                self.attempts_of.setdefault(kernel, []).append(Attempt(case, seconds))
         self.library.record(False)
-        self.running = mmap.mmap(-1, 8)  # the number of the case, seen by parent and child
-        for kernel, cases in self.cases_of.items():
-            self.cases_of[kernel] = _cheap_and_diverse(sorted(cases, key=seconds.__getitem__))
+        self.running = mmap.mmap(-1, 8)  # the number of the attempt, seen by parent and child
 
     def passes(self, case: Case) -> bool:
         self.library.start()
@@ -681,8 +693,10 @@ class Trial:
     def kills(self, mutant: Mutant) -> bool:
         """In a process of its own, which it may crash and whose memory is given back.
 
-        What kills a mutant is tried first on the kernel's next: it is mostly much alike.
+        First comes what is expected to kill soonest, after the kernel's other mutants.
         """
+        attempts = self.attempts_of[mutant.kernel]
+        attempts.sort(key=lambda attempt: attempt.seconds_of_a_kill)
         child = os.fork()
         if child == 0:
             status = 2
@@ -692,11 +706,11 @@ class Trial:
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert status != 2, mutant
-        if status == 1:
-            return False
-        cases = self.cases_of[mutant.kernel]
-        cases.insert(0, cases.pop(int.from_bytes(self.running[:])))
-        return True
+        last = int.from_bytes(self.running[:])
+        for attempt in attempts[: last + 1]:
+            attempt.times += 1
+        attempts[last].kills += status != 1
+        return status != 1
 
     def _survives(self, mutant: Mutant) -> bool:
         with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -704,20 +718,11 @@ class Trial:
             file.flush()
             self.library.load_ptx(Path(file.name))
         self.library.most_steps(MOST_STEPS)
-        for number, case in enumerate(self.cases_of[mutant.kernel]):
+        for number, attempt in enumerate(self.attempts_of[mutant.kernel]):
             self.running[:] = number.to_bytes(8)
-            if not self.passes(case):
+            if not self.passes(attempt.case):
                 return False
         return True
-
-
-def _cheap_and_diverse(cases: list[Case]) -> list[Case]:
-    """The first of each size, the second of each, and so on."""
-    of_size: dict[tuple[int, int], list[Case]] = {}
-    for case in cases:
-        of_size.setdefault(case.size, []).append(case)
-    rounds = zip_longest(*of_size.values())
-    return [case for case in chain.from_iterable(rounds) if case is not None]
 
 
 @cache
@@ -748,7 +753,7 @@ def run(
     """
     torch.set_num_threads(1)  # a forked process waits for ever for OpenMP's threads: it has none
     trial = trial_of(tuple(ops), tuple(dtypes))
-    names = dict(zip(trial.cases_of, cuda_static.demangled(trial.cases_of), strict=True))
+    names = dict(zip(trial.attempts_of, cuda_static.demangled(trial.attempts_of), strict=True))
     every = [m for k in names if re.search(kernel, names[k]) for m in mutants(k) if m.kind in kinds]
     assert every, "no kernel has such mutants"
     chance = random.Random(seed)

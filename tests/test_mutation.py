@@ -43,6 +43,14 @@ def test_no_mutant_is_an_error() -> None:
         mutation.run(["ntxent"], "no_such_kernel", mutation.MUST_DIE, dtypes=["bfloat16"])
 
 
+def test_cheap_cases_give_way_to_those_that_kill() -> None:
+    case = mutation.Case("", (1, 1), bool)
+    cheap, dear = mutation.Attempt(case, 1.0), mutation.Attempt(case, 5.0)
+    assert cheap.seconds_of_a_kill < dear.seconds_of_a_kill
+    cheap.times = dear.times = dear.kills = 10
+    assert cheap.seconds_of_a_kill > dear.seconds_of_a_kill
+
+
 @pytest.mark.parametrize("kind", mutation.MUST_DIE)
 def test_mutants_are_noticed(kind: str) -> None:
     """Of the kernels of NT-Xent in bfloat16, which have every kind."""
