@@ -108,8 +108,8 @@ void set_check_values(bool on) { device_values_are_checked = on; }
 int64_t column_blocks() { return wanted_column_blocks; }
 void set_column_blocks(int64_t count) { wanted_column_blocks = count; }
 
-// What older ways to allow it set, too. at::Context::allowTF32CuBLAS() fails where only the newer one
-// was used, which torch recommends.
+// What older ways to allow it set, too. at::Context::allowTF32CuBLAS() fails where only the newer
+// one was used, which torch recommends.
 bool tf32_is_allowed() {
   const at::Float32Precision found =
       at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL);
