@@ -27,16 +27,6 @@ FORMS_OF_PRODUCTS = [
 
 
 @contextmanager
-def setting(owner: object, name: str, value: object) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextmanager
 def lower_matmul_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
@@ -47,11 +37,9 @@ def lower_matmul_precision() -> Iterator[None]:
 
 
 WAYS = {
-    "cuda.matmul.fp32_precision": lambda: setting(
-        torch.backends.cuda.matmul, "fp32_precision", "tf32"
-    ),
-    "fp32_precision": lambda: setting(torch.backends, "fp32_precision", "tf32"),
-    "allow_tf32": lambda: setting(torch.backends.cuda.matmul, "allow_tf32", True),
+    "cuda.matmul.fp32_precision": tf32.allowed,
+    "fp32_precision": lambda: tf32.setting(torch.backends, "fp32_precision", "tf32"),
+    "allow_tf32": lambda: tf32.setting(torch.backends.cuda.matmul, "allow_tf32", True),
     "set_float32_matmul_precision": lower_matmul_precision,
 }
 

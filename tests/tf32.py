@@ -7,7 +7,7 @@ changes, results have to be as accurate as those of float32.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from unittest import mock
 
 import torch
@@ -27,14 +27,18 @@ def representable(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def allowed() -> Iterator[None]:
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = "tf32"
+def setting(owner: object, name: str, value: object) -> Iterator[None]:
+    """One of torch's; what it was comes back."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        setattr(owner, name, before)
+
+
+def allowed() -> AbstractContextManager[None]:
+    return setting(torch.backends.cuda.matmul, "fp32_precision", "tf32")
 
 
 @contextmanager

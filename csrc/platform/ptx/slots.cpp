@@ -39,14 +39,15 @@ struct Life {
   }
 };
 
-template <class F>
-void for_each_source(const Instruction& i, const F& f) {
+// Of an instruction that may be const.
+template <class I, class F>
+void for_each_source(I& i, const F& f) {
   if (i.guard != kNoSlot) f(i.guard);
   for (unsigned k = 0; k < i.sources; ++k) f(i.from[k]);
 }
 
-template <class F>
-void for_each_result(const Instruction& i, const F& f) {
+template <class I, class F>
+void for_each_result(I& i, const F& f) {
   for (unsigned k = 0; k < i.results; ++k) f(i.to[k]);
 }
 
@@ -167,9 +168,8 @@ void share_slots(Kernel& kernel) {
   Sharing sharing(kernel, Liveness(kernel));
   const auto move = [&](Slot& slot) { slot = sharing.of(slot); };
   for (Instruction& i : kernel.code) {
-    if (i.guard != kNoSlot) move(i.guard);
-    for (unsigned k = 0; k < i.sources; ++k) move(i.from[k]);
-    for (unsigned k = 0; k < i.results; ++k) move(i.to[k]);
+    for_each_source(i, move);
+    for_each_result(i, move);
   }
   for (SpecialWord& word : kernel.specials) move(word.slot);
   for (SharedAddress& word : kernel.shared) move(word.slot);
