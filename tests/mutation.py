@@ -585,10 +585,8 @@ def cases_of(op: str, dtypes: Sequence[str]) -> Iterator[Case]:
     """Few of each: what decides which kernel is launched is mostly the dtype."""
     asked = [getattr(torch, name) for name in dtypes if name != TF32]
     forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
-    for size in SIZES_OF.get(op, SIZES):
-        for setting in (s for form in forms for s in verify.settings(form, asked)):
-            if _is_chosen(setting):
-                yield Case(str(setting), size, partial(_agrees, setting, size, {}))
+    for setting, size in _chosen(op, forms, asked):
+        yield Case(str(setting), size, partial(_agrees, setting, size, {}))
     for of, check, sizes in MORE_CHECKS:
         for dtype, size in product(asked, sizes if of == op else ()):
             yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
@@ -598,15 +596,23 @@ def cases_of(op: str, dtypes: Sequence[str]) -> Iterator[Case]:
 
 def _cases_of_tf32(op: str, forms: Sequence[Form]) -> Iterator[Case]:
     """Of what normalisation does not round."""
-    for size in SIZES_OF.get(op, SIZES):
-        for setting in (s for form in forms for s in verify.settings(form, [torch.float32])):
-            if _is_chosen(setting) and not setting.normalize:
-                about = f"{setting}, {TF32}"
-                yield Case(about, size, partial(_agrees_by_tf32, setting, size, {}))
+    for setting, size in _chosen(op, forms, [torch.float32]):
+        if not setting.normalize:
+            about = f"{setting}, {TF32}"
+            yield Case(about, size, partial(_agrees_by_tf32, setting, size, {}))
     for of, check, sizes in MORE_CHECKS:
         for size in sizes if of == op and check in ROUGH_CHECKS else ():
             about = f"{check.__name__} of {op}, {TF32}"
             yield Case(about, size, partial(_by_tf32, check, torch.float32, size))
+
+
+def _chosen(
+    op: str, forms: Sequence[Form], dtypes: list[torch.dtype]
+) -> Iterator[tuple[verify.Setting, tuple[int, int]]]:
+    for size in SIZES_OF.get(op, SIZES):
+        for setting in (s for form in forms for s in verify.settings(form, dtypes)):
+            if _is_chosen(setting):
+                yield setting, size
 
 
 def _is_chosen(setting: verify.Setting) -> bool:
