@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 import emulation
 import pytest
 import torch
+from unlaunched import Unlaunched
 
 import sslkern
 
@@ -32,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cpu_only: of the CPU kernels alone")
     config.addinivalue_line("markers", "large: not for emulated backends, which take too long")
+    config.pluginmanager.register(Unlaunched(config))
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)  # the cores are taken by other workers
 

@@ -14,7 +14,6 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -113,6 +112,12 @@ class Emulation:
         text = self._library.emulation_launches().decode()
         return [Recorded.read(line) for line in text.splitlines()]
 
+    def unlaunched(self) -> list[str]:
+        """Kernels of PTX that have never been launched, by their mangled names."""
+        self._library.emulation_unlaunched.restype = ctypes.c_char_p
+        names: list[str] = self._library.emulation_unlaunched().decode().splitlines()
+        return names
+
     def count(self, on: bool) -> None:
         """Whether launches are counted from here on (PTX alone); forgets what was counted."""
         self._library.emulation_count(int(on))
@@ -133,13 +138,17 @@ class Emulation:
         extension.C.set_emulation("")
 
 
-@cache
+LOADED: dict[str, Emulation] = {}
+
+
 def library(name: str) -> Emulation:
-    """Built where it is not there yet, under build/emulation."""
-    found = Emulation(_build(name))
-    for file in ptx_files() if name == "ptx" else []:
-        found.load_ptx(file, now=False)
-    return found
+    """Built where it is not there yet, under build/emulation; loaded once."""
+    if name not in LOADED:
+        found = Emulation(_build(name))
+        for file in ptx_files() if name == "ptx" else []:
+            found.load_ptx(file, now=False)
+        LOADED[name] = found
+    return LOADED[name]
 
 
 def ptx_files() -> list[Path]:

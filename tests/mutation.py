@@ -49,16 +49,17 @@ from sslkern.verification import inputs, terms
 from sslkern.verification.forms import EPSILON, FORMS, STUDENT_TEMPERATURE, TEMPERATURE, Form
 from sslkern.verification.terms import Values
 
+Sizes = Sequence[tuple[int, int]]
+
 # Ragged, of one tile and several, with rows of one chunk, of two and of many: those stay in shared
 # memory or stream through it. Twelve dims are one chunk in any dtype.
-SIZES = ((120, 60), (130, 127), (258, 40), (258, 520), (130, 12))
+SIZES = ((120, 60), (130, 127), (258, 40), (258, 520), (130, 12), (120, 520))
 # Where the length of a row decides: a warp takes it, or a block, or several.
 _ROWS = ((6, 8), (130, 127), (258, 40), (20, 300), (60, 300), (20, 700), (30, 700), (9, 4200))
 _COLUMNS = ((6, 8), (130, 127), (140, 300), (69, 70))
 _SAMPLES = ((6, 8), (40, 127), (40, 40), (10, 300))
 SIZES_OF = {
     "ressl": SIZES[:2],
-    "linear_cross_entropy": (*SIZES, (120, 520)),
     "sinkhorn": _ROWS,
     "swav": _ROWS,
     "soft_cross_entropy": (
@@ -581,35 +582,40 @@ class Case:
     passes: Callable[[], bool]
 
 
-def cases_of(op: str, dtypes: Sequence[str]) -> Iterator[Case]:
-    """Few of each: what decides which kernel is launched is mostly the dtype."""
+def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case]:
+    """Few of each: what decides which kernel is launched is mostly the dtype.
+
+    Of given sizes, or of SIZES and of more that only some kernels are checked in.
+    """
     asked = [getattr(torch, name) for name in dtypes if name != TF32]
     forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
-    for setting, size in _chosen(op, forms, asked):
+    chosen_sizes = sizes or SIZES_OF.get(op, SIZES)
+    for setting, size in _chosen(forms, asked, chosen_sizes):
         yield Case(str(setting), size, partial(_agrees, setting, size, {}))
-    for of, check, sizes in MORE_CHECKS:
-        for dtype, size in product(asked, sizes if of == op else ()):
+    more = [
+        (check, [size for size in own if not sizes or size in sizes])
+        for of, check, own in MORE_CHECKS
+        if of == op
+    ]
+    for check, own in more:
+        for dtype, size in product(asked, own):
             yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
-    if TF32 in dtypes:
-        yield from _cases_of_tf32(op, forms)
-
-
-def _cases_of_tf32(op: str, forms: Sequence[Form]) -> Iterator[Case]:
-    """Of what normalisation does not round."""
-    for setting, size in _chosen(op, forms, [torch.float32]):
-        if not setting.normalize:
+    if TF32 not in dtypes:
+        return
+    for setting, size in _chosen(forms, [torch.float32], chosen_sizes):
+        if not setting.normalize:  # which would round
             about = f"{setting}, {TF32}"
             yield Case(about, size, partial(_agrees_by_tf32, setting, size, {}))
-    for of, check, sizes in MORE_CHECKS:
-        for size in sizes if of == op and check in ROUGH_CHECKS else ():
+    for check, own in more:
+        for size in own if check in ROUGH_CHECKS else ():
             about = f"{check.__name__} of {op}, {TF32}"
             yield Case(about, size, partial(_by_tf32, check, torch.float32, size))
 
 
 def _chosen(
-    op: str, forms: Sequence[Form], dtypes: list[torch.dtype]
+    forms: Sequence[Form], dtypes: list[torch.dtype], sizes: Sizes
 ) -> Iterator[tuple[verify.Setting, tuple[int, int]]]:
-    for size in SIZES_OF.get(op, SIZES):
+    for size in sizes:
         for setting in (s for form in forms for s in verify.settings(form, dtypes)):
             if _is_chosen(setting):
                 yield setting, size
@@ -671,10 +677,10 @@ def _agrees_by_tf32(
 class Trial:
     """The cases of some operators on a library of PTX, by the kernels that they launch."""
 
-    def __init__(self, ops: Sequence[str], dtypes: Sequence[str]) -> None:
+    def __init__(self, ops: Sequence[str], dtypes: Sequence[str], sizes: Sizes) -> None:
         self.library = emulation.library("ptx")
         self.attempts_of: dict[str, list[Attempt]] = {}
-        for case in chain.from_iterable(cases_of(op, dtypes) for op in ops):
+        for case in chain.from_iterable(cases_of(op, dtypes, sizes) for op in ops):
             self.library.record(True)
             begin = time.perf_counter()
             assert self.passes(case), (case.about, case.size)
@@ -732,8 +738,8 @@ class Trial:
 
 
 @cache
-def trial_of(ops: tuple[str, ...], dtypes: tuple[str, ...]) -> Trial:
-    return Trial(ops, dtypes)
+def trial_of(ops: tuple[str, ...], dtypes: tuple[str, ...], sizes: Sizes = ()) -> Trial:
+    return Trial(ops, dtypes, sizes)
 
 
 def some_of_each(every: Sequence[Mutant], most: int, chance: random.Random) -> list[Mutant]:
@@ -752,13 +758,14 @@ def run(
     seed: int = 0,
     dtypes: Sequence[str] = (*DTYPES, TF32),
     each: int | None = None,
+    sizes: Sizes = (),
 ) -> list[Mutant]:
     """Prints a line for each kernel and survivor, and a table; those that should have died.
 
     Of all mutants, or a sample of them, or of ``each`` kernel and kind at most so many.
     """
     torch.set_num_threads(1)  # a forked process waits for ever for OpenMP's threads: it has none
-    trial = trial_of(tuple(ops), tuple(dtypes))
+    trial = trial_of(tuple(ops), tuple(dtypes), tuple(sizes))
     names = dict(zip(trial.attempts_of, cuda_static.demangled(trial.attempts_of), strict=True))
     every = [m for k in names if re.search(kernel, names[k]) for m in mutants(k) if m.kind in kinds]
     assert every, "no kernel has such mutants"
@@ -795,6 +802,7 @@ def main() -> int:
     parser.add_argument("--kernel", default="", help="regular expression of names")
     parser.add_argument("--dtypes", default=",".join((*DTYPES, TF32)))
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--sizes", default="", help="rows x dims, as 120x60: cases of these alone")
     parser.add_argument("--sample", type=int, help="so many in all")
     parser.add_argument("--each", type=int, help="at most so many of each kernel and kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -802,7 +810,8 @@ def main() -> int:
     every = dict.fromkeys(form.op for form in FORMS)
     ops = list(every) if given.op == "all" else given.op.split(",")
     kinds, dtypes = given.kinds.split(","), given.dtypes.split(",")
-    found = run(ops, given.kernel, kinds, given.sample, given.seed, dtypes, given.each)
+    sizes = [(int(n), int(dim)) for n, dim in re.findall(r"(\d+)x(\d+)", given.sizes)]
+    found = run(ops, given.kernel, kinds, given.sample, given.seed, dtypes, given.each, sizes)
     return int(bool(found))
 
 

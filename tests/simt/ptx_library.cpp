@@ -21,8 +21,13 @@ struct File {
   std::unique_ptr<ptx::Module> module;
 };
 
+struct Kernel {
+  File* file = nullptr;
+  bool launched = false;
+};
+
 std::vector<std::unique_ptr<File>> files;
-std::map<std::string, File*> file_of_kernel;
+std::map<std::string, Kernel> kernels;
 std::string error, launches;
 std::uint64_t most_steps = 0;  // 0: as many as a module lets
 bool counting = false, recording = false;
@@ -82,10 +87,11 @@ void record(const std::string& kernel, dim3 grid, dim3 block, std::size_t dynami
 
 bool ptx::run(const std::string& kernel, dim3 grid, dim3 block, std::size_t dynamic_bytes,
               const std::vector<unsigned char>& arguments) {
-  const auto found = file_of_kernel.find(kernel);
-  if (found == file_of_kernel.end()) throw std::invalid_argument("no PTX of " + kernel);
+  const auto found = kernels.find(kernel);
+  if (found == kernels.end()) throw std::invalid_argument("no PTX of " + kernel);
   if (recording) record(kernel, grid, block, dynamic_bytes, arguments);
-  return read(*found->second).launch(kernel, grid, block, dynamic_bytes, arguments);
+  found->second.launched = true;
+  return read(*found->second.file).launch(kernel, grid, block, dynamic_bytes, arguments);
 }
 
 #define SSLKERN_CONTROL extern "C" __attribute__((visibility("default")))
@@ -95,7 +101,7 @@ bool ptx::run(const std::string& kernel, dim3 grid, dim3 block, std::size_t dyna
 SSLKERN_CONTROL const char* emulation_load(const char* path, int now) try {
   auto file = std::make_unique<File>(File{path, nullptr});
   if (now != 0) read(*file);
-  for (const std::string& name : kernels_in(path)) file_of_kernel[name] = file.get();
+  for (const std::string& name : kernels_in(path)) kernels[name].file = file.get();
   files.push_back(std::move(file));
   return nullptr;
 } catch (const std::exception& why) {
@@ -135,3 +141,13 @@ SSLKERN_CONTROL void emulation_record(int on) {
 
 // Those recorded, a line each.
 SSLKERN_CONTROL const char* emulation_launches() { return launches.c_str(); }
+
+// The kernels that have never been launched, a line each; valid until the next call.
+SSLKERN_CONTROL const char* emulation_unlaunched() {
+  static std::string text;
+  text.clear();
+  for (const auto& [name, kernel] : kernels) {
+    if (!kernel.launched) text += name + "\n";
+  }
+  return text.c_str();
+}
