@@ -68,6 +68,8 @@ class Recorded:
 class Emulation:
     """A loaded library: its path, its schedule and its findings."""
 
+    is_running = False  # whether CPU tensors run on one
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = ctypes.CDLL(str(path))
@@ -75,7 +77,7 @@ class Emulation:
         self.has_ptx = hasattr(self._library, "emulation_load")
 
     def load_ptx(self, path: Path, now: bool = True) -> None:
-        """Read at once, or when the first of its kernels is launched."""
+        """Its kernels are compiled at once, or each when it is first launched."""
         self._library.emulation_load.restype = ctypes.c_char_p
         error = self._library.emulation_load(str(path).encode(), int(now))
         assert error is None, error.decode()
@@ -132,10 +134,12 @@ class Emulation:
     def start(self) -> None:
         """Has CPU tensors run on these kernels."""
         extension.C.set_emulation(str(self.path))
+        Emulation.is_running = True
 
     @staticmethod
     def stop() -> None:
         extension.C.set_emulation("")
+        Emulation.is_running = False
 
 
 LOADED: dict[str, Emulation] = {}

@@ -1,68 +1,49 @@
-// The PTX that the launchers of a library run: the files that emulation_load was told of, read at
-// once or when the first of its kernels is launched.
+// The PTX that the launchers of a library run: the files that emulation_load was told of, whose
+// kernels are compiled at once or when they are first launched.
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
-#include <vector>
 
 #include "platform/ptx/launch.h"
 #include "platform/ptx/module.h"
 #include "platform/simt/shadow.h"
+#include "ptx_file.h"
 
 namespace ptx = sslkern::ptx;
 
 namespace {
 
-struct File {
-  std::string path;
-  std::unique_ptr<ptx::Module> module;
-};
-
 struct Kernel {
-  File* file = nullptr;
+  std::shared_ptr<const ptx::File> file;
+  std::optional<ptx::Module> module;
   bool launched = false;
 };
 
-std::vector<std::unique_ptr<File>> files;
 std::map<std::string, Kernel> kernels;
 std::string error, launches;
 std::uint64_t most_steps = 0;  // 0: as many as a module lets
 bool counting = false, recording = false;
-
-std::vector<std::string> kernels_in(const std::string& path) {
-  std::ifstream stream(path);
-  if (!stream) throw std::invalid_argument("cannot read " + path);
-  const std::string entry = ".entry ";
-  std::vector<std::string> names;
-  for (std::string line; std::getline(stream, line);) {
-    const std::size_t at = line.find(entry);
-    if (line.empty() || line[0] != '.' || at == std::string::npos) continue;
-    const std::size_t begin = at + entry.size();
-    names.push_back(line.substr(begin, line.find('(', begin) - begin));
-  }
-  return names;
-}
 
 void set(ptx::Module& module) {
   module.counting = counting;
   if (most_steps != 0) module.most_steps = most_steps;
 }
 
-ptx::Module& read(File& file) {
-  if (file.module == nullptr) {
-    file.module = std::make_unique<ptx::Module>(ptx::Module::read(file.path));
-    set(*file.module);
+ptx::Module& module_of(const std::string& name, Kernel& kernel) {
+  if (!kernel.module) {
+    kernel.module.emplace(kernel.file->module_of(name));
+    set(*kernel.module);
   }
-  return *file.module;
+  return *kernel.module;
 }
 
 template <class F>
 void for_each_module(const F& f) {
-  for (const auto& file : files) {
-    if (file->module != nullptr) f(*file->module);
+  for (auto& [name, kernel] : kernels) {
+    if (kernel.module) f(*kernel.module);
   }
 }
 
@@ -91,18 +72,21 @@ bool ptx::run(const std::string& kernel, dim3 grid, dim3 block, std::size_t dyna
   if (found == kernels.end()) throw std::invalid_argument("no PTX of " + kernel);
   if (recording) record(kernel, grid, block, dynamic_bytes, arguments);
   found->second.launched = true;
-  return read(*found->second.file).launch(kernel, grid, block, dynamic_bytes, arguments);
+  return module_of(kernel, found->second).launch(kernel, grid, block, dynamic_bytes, arguments);
 }
 
 #define SSLKERN_CONTROL extern "C" __attribute__((visibility("default")))
 
-// One more file, to be read now or when it is needed, whose kernels take the place of others of
-// their names; what is wrong with it, or null.
+// One more file, to be compiled now or where it is needed, whose kernels take the place of others
+// of their names; what is wrong with it, or null.
 SSLKERN_CONTROL const char* emulation_load(const char* path, int now) try {
-  auto file = std::make_unique<File>(File{path, nullptr});
-  if (now != 0) read(*file);
-  for (const std::string& name : kernels_in(path)) kernels[name].file = file.get();
-  files.push_back(std::move(file));
+  const auto file = std::make_shared<const ptx::File>(path);
+  for (const std::string& name : file->kernels()) {
+    Kernel& kernel = kernels[name];
+    kernel.file = file;
+    kernel.module.reset();
+    if (now != 0) module_of(name, kernel);
+  }
   return nullptr;
 } catch (const std::exception& why) {
   error = why.what();
