@@ -32,7 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cpu_only: of the CPU kernels alone")
-    config.addinivalue_line("markers", "large: not for emulated backends, which take too long")
+    config.addinivalue_line(
+        "markers", "not_emulated: it takes too long, or the kernels do not matter to it"
+    )
     config.pluginmanager.register(Unlaunched(config))
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)  # the cores are taken by other workers
@@ -72,7 +74,7 @@ def _backends_of(metafunc: pytest.Metafunc, names: list[str]) -> list[str]:
     has_kernels = (emulation.CSRC / "cuda" / f"{row}.cu").exists()
     if not has_kernels or metafunc.definition.get_closest_marker("cpu_only"):
         return [name for name in names if name == "cpu"]
-    if metafunc.definition.get_closest_marker("large"):
+    if metafunc.definition.get_closest_marker("not_emulated"):
         return [name for name in names if name in ("cpu", "cuda")]
     return names
 

@@ -107,6 +107,7 @@ def test_accuracy_has_no_gradient_and_one_answer_for_any_number_of_threads() -> 
         torch.set_num_threads(threads)
 
 
+@pytest.mark.not_emulated
 def test_accuracy_compiles_and_its_operator_passes_opcheck() -> None:
     query, key = normal(20, 8, seed=1), normal(20, 8, seed=2)
     compiled = torch.compile(sslkern.contrastive_accuracy, fullgraph=True, backend="aot_eager")

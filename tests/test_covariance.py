@@ -229,7 +229,7 @@ def test_invariance_matches_reference(dtype: torch.dtype) -> None:
     assert_like_reference("invariance_loss", make_views(40, 33, dtype))
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("n", "d"), [(300, 2100), (2100, 300)])
 def test_matches_reference_in_several_slabs(n: int, d: int, dtype: torch.dtype) -> None:
@@ -840,6 +840,7 @@ def test_opcheck(kind: str, route: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(OPS.covariance_fwd, (*leaves, *options, True))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("frozen", [(), LEAVES[:1], LEAVES])
 def test_compiles_without_graph_break(frozen: tuple[str, ...], dynamic: bool) -> None:
@@ -858,6 +859,7 @@ def test_compiles_without_graph_break(frozen: tuple[str, ...], dynamic: bool) ->
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_terms() -> None:
     torch._dynamo.reset()
     x = make_views(6, 5, torch.float32).values()
@@ -868,6 +870,7 @@ def test_compiles_with_terms() -> None:
     assert all(torch.equal(a, b) for a, b in zip(parts, parts_expected, strict=True))
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     z_a, z_b = make_views(6, 5, torch.float32).values()

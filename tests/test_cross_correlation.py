@@ -165,7 +165,7 @@ def test_matches_reference(route: str, n: int, d: int, dtype: torch.dtype) -> No
     assert_like_reference(make_views(n, d, dtype), route)
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("n", "d", "route"), [(300, 2100, "auto"), (2100, 300, "auto"), (700, 800, "auto")]
@@ -424,7 +424,7 @@ def test_keeps_digits_where_the_sums_nearly_cancel(
     assert wide == (expected and route == "gram")
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_keeps_digits_with_more_rows_than_are_taken_at_once() -> None:
     """Of products in float64 only some exist at a time."""
     assert_like_reference(orthogonal_views(1500, 3, 0.003, torch.float32), "gram", 1.0)
@@ -660,6 +660,7 @@ def test_opcheck(route: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(OPS.cross_correlation_fwd, (*leaves, *arguments, True))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("frozen", [(), LEAVES[:1], LEAVES])
 def test_compiles_without_graph_break(frozen: tuple[str, ...], dynamic: bool) -> None:
@@ -677,6 +678,7 @@ def test_compiles_without_graph_break(frozen: tuple[str, ...], dynamic: bool) ->
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_terms() -> None:
     torch._dynamo.reset()
     x = make_views(6, 5, torch.float32)
@@ -687,6 +689,7 @@ def test_compiles_with_terms() -> None:
     assert all(torch.equal(a, b) for a, b in zip(parts, parts_expected, strict=True))
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     x = make_views(6, 5, torch.float32)

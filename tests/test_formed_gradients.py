@@ -231,6 +231,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(OPS.linear_cross_entropy_sum_fwd, (*tensors, *options))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("chunks", [96], indirect=True)
 def test_compiles_without_graph_break(chunks: int) -> None:
     torch._dynamo.reset()

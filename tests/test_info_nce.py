@@ -594,7 +594,7 @@ def test_rows_below_eps_count_as_zero() -> None:
     assert torch.equal(sslkern.info_nce_loss(tiny, x.key), sslkern.info_nce_loss(zero, x.key))
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_more_than_two_to_the_31_similarities() -> None:
     """Also in the gradient: of identical rows it is zero."""
     query = torch.ones(47000, 2, requires_grad=True)
@@ -1161,6 +1161,7 @@ def test_opcheck(kind: str, normalize: bool, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.info_nce_fwd, inputs)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_compiles_without_graph_break(form: str, dynamic: bool) -> None:
@@ -1175,6 +1176,7 @@ def test_compiles_without_graph_break(form: str, dynamic: bool) -> None:
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_every_option() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(sslkern.info_nce_loss, backend="aot_eager", fullgraph=True)
@@ -1186,6 +1188,7 @@ def test_compiles_with_every_option() -> None:
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     x = make_inputs(6, 6, 5, torch.float32, bank=9)
@@ -1200,6 +1203,7 @@ def test_compiles_with_inductor() -> None:
     torch.testing.assert_close(query.grad, expected.grad)
 
 
+@pytest.mark.not_emulated
 def test_clip_compiles_without_graph_break() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(sslkern.clip_loss, backend="aot_eager", fullgraph=True)

@@ -822,7 +822,7 @@ def test_class_of_no_weight_is_as_good_as_ignored() -> None:
 # ---- size
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_more_than_two_to_the_31_logits() -> None:
     """On some rows, and on some classes by the log-sum-exp of all rows."""
     n = v = 47000
@@ -1216,6 +1216,7 @@ def test_opcheck(kind: str, needed: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.linear_cross_entropy_fwd, inputs)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiles_without_graph_break(kind: str, dynamic: bool) -> None:
@@ -1233,6 +1234,7 @@ def test_compiles_without_graph_break(kind: str, dynamic: bool) -> None:
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_every_option() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(LinearCrossEntropyLoss.forward, backend="aot_eager", fullgraph=True)
@@ -1250,6 +1252,7 @@ def test_compiles_with_every_option() -> None:
         assert torch.equal(got, expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     """With ignored rows, whose number the compiler cannot know."""
     torch._dynamo.reset()

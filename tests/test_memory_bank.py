@@ -328,6 +328,7 @@ def test_repr_names_the_bank() -> None:
     )
 
 
+@pytest.mark.not_emulated
 def test_compiles_without_graph_break() -> None:
     plain = with_bank()
     compiled_from = copy.deepcopy(plain)

@@ -228,7 +228,7 @@ def test_identical_embeddings_give_log_of_the_class_count(
     assert abs(loss.item() - math.log(2 * batch - 1)) < 16 * eps / temperature
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_more_than_two_to_the_31_similarities() -> None:
     z = torch.ones(24000, 2)
     assert (2 * len(z)) ** 2 > 2**31
@@ -478,6 +478,7 @@ def test_opcheck(normalize: bool, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.ntxent_fwd, inputs)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_graph_break(dynamic: bool) -> None:
     compiled = torch.compile(
@@ -490,6 +491,7 @@ def test_compiles_without_graph_break(dynamic: bool) -> None:
         assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     x = make_inputs(6, 5, torch.float32)
 

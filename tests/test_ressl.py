@@ -539,6 +539,7 @@ def test_module_equals_function() -> None:
     assert torch.equal(ReSSLLoss()(Q, K, U), sslkern.ressl_loss(Q, K, U))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_without_graph_break(dynamic: bool) -> None:
     torch._dynamo.reset()
@@ -553,6 +554,7 @@ def test_compiles_without_graph_break(dynamic: bool) -> None:
             torch.testing.assert_close(actual[name], value, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
 

@@ -551,7 +551,7 @@ def test_infinity_reaches_no_other_element(d: int, dtype: torch.dtype) -> None:
         assert logits.item() == math.inf
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_rows_beyond_two_to_the_31_elements() -> None:
     """Most of the table is never touched, so it takes no memory."""
     storage = torch.empty(2**31 + 8, dtype=torch.bfloat16)
@@ -895,6 +895,7 @@ def test_opcheck(frozen: str | None, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.sampled_logits_fwd, inputs)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", ["negative_sampling_loss", "sampled_nce_loss"])
 def test_compiles_without_graph_break(name: str, dynamic: bool) -> None:
@@ -908,6 +909,7 @@ def test_compiles_without_graph_break(name: str, dynamic: bool) -> None:
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_every_option() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(sslkern.sampled_nce_loss, backend="aot_eager", fullgraph=True)
@@ -919,6 +921,7 @@ def test_compiles_with_every_option() -> None:
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiled_module_estimates_once() -> None:
     torch._dynamo.reset()
     module, expected = SampledNCELoss(), SampledNCELoss()
@@ -930,6 +933,7 @@ def test_compiled_module_estimates_once() -> None:
     assert module.log_normalizer.isfinite()
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     x = make_problem(6, 9, 12, 5, torch.float32)

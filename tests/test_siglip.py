@@ -547,7 +547,7 @@ def test_infinite_input_gives_non_finite_loss(reduction: str, value: float) -> N
     assert torch.equal(loss.isfinite(), expected.isfinite())
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_more_than_two_to_the_31_pairs() -> None:
     """Also in the gradient."""
     n = 47000
@@ -827,6 +827,7 @@ def test_opcheck(kind: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.siglip_formed_bwd, (rows[0], detached[0], formed))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("negative_only", [False, True])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -843,6 +844,7 @@ def test_compiles_without_graph_break(reduction: str, negative_only: bool, dynam
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("frozen", [LEAVES[:1], LEAVES[:2], LEAVES[2:]])
 def test_compiles_with_parts_frozen(frozen: tuple[str, ...]) -> None:
     torch._dynamo.reset()
@@ -855,6 +857,7 @@ def test_compiles_with_parts_frozen(frozen: tuple[str, ...]) -> None:
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     x = make_inputs(6, 6, 5, torch.float32)

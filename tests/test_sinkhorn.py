@@ -519,7 +519,7 @@ def test_equal_scores_are_spread_evenly(b: int, k: int, dtype: torch.dtype) -> N
     torch.testing.assert_close(plan, share, rtol=32 * eps + torch.finfo(dtype).eps, atol=0)
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_long_rows_keep_their_digits(probabilities: bool) -> None:
     """300000 equal terms, which all rounded alike if they were added one after the other."""
@@ -979,7 +979,7 @@ def test_one_row_may_serve_as_all() -> None:
     assert torch.equal(sslkern.sinkhorn(row.expand(6, 40)), expected)
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     distance, k = 2**31 + 64, 40
     x = cosines(2, k).bfloat16()
@@ -1195,7 +1195,7 @@ def test_bitwise_the_same_twice(form: str, b: int, k: int, dtype: torch.dtype) -
     assert all(torch.equal(a, e) for a, e in zip(second, first, strict=True))
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("b", "k"), [(300, 700), (40, 5000), (3000, 40)])
 @pytest.mark.parametrize("form", FORMS)
@@ -1211,7 +1211,7 @@ def test_bitwise_the_same_for_any_thread_count(
         assert all(torch.equal(a, e) for a, e in zip(again, expected, strict=True))
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("tolerance", [None, 1.0])
 @pytest.mark.parametrize("hard", [False, True])
 def test_bitwise_the_same_again(hard: bool, tolerance: float | None) -> None:
@@ -1523,6 +1523,7 @@ def test_opcheck(operator: str, form: str, dtype: torch.dtype) -> None:
         torch.library.opcheck(op, (*inputs, *wanted, *out))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_compiles_without_graph_break(form: str, dynamic: bool) -> None:
@@ -1535,6 +1536,7 @@ def test_compiles_without_graph_break(form: str, dynamic: bool) -> None:
         assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("in_place", [False, True])
 def test_compiles_with_out(in_place: bool) -> None:
     torch._dynamo.reset()
@@ -1554,6 +1556,7 @@ def test_compiles_with_out(in_place: bool) -> None:
         torch.testing.assert_close(out * 2, expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_epsilon_and_iterations_that_change() -> None:
     """Schedules."""
     torch._dynamo.reset()
@@ -1564,6 +1567,7 @@ def test_compiles_with_epsilon_and_iterations_that_change() -> None:
         assert torch.equal(compiled(scores, epsilon, iterations), expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
 

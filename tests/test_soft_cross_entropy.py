@@ -287,7 +287,7 @@ def test_one_row_may_serve_as_all() -> None:
     assert torch.equal(sslkern.soft_cross_entropy(x.student, shared), expected)
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     distance, k = 2**31 + 64, 40
     x, _ = make_problem("scores", 2, k, torch.bfloat16)
@@ -943,6 +943,7 @@ def test_opcheck(wanted: str, form: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.soft_cross_entropy_fwd, inputs)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_compiles_without_graph_break(form: str, dynamic: bool) -> None:
@@ -958,6 +959,7 @@ def test_compiles_without_graph_break(form: str, dynamic: bool) -> None:
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     x, options = make_problem("center", 6, 40, torch.float32)

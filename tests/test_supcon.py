@@ -246,7 +246,7 @@ def test_matches_reference(variant: str, n: int, d: int, dtype: torch.dtype) -> 
     assert_supcon_like_reference(make_inputs(n, d, dtype, "single"), variant=variant)
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("n", "d"), LARGE_SIZES)
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -564,7 +564,7 @@ def test_rows_of_one_class_have_no_pairwise_loss(temperature: float, dtype: torc
     assert not result["grad_temperature"].any()
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_more_than_two_to_the_31_similarities() -> None:
     """Also in the gradient: of identical rows it is zero."""
     z = torch.ones(47000, 2, requires_grad=True)
@@ -1326,6 +1326,7 @@ def test_opcheck(pairs: bool, normalize: bool, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.supcon_fwd, inputs)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize(
     ("variant", "dynamic"), [("out", False), *((variant, True) for variant in VARIANTS)]
 )
@@ -1342,6 +1343,7 @@ def test_compiles_without_graph_break(variant: str, dynamic: bool) -> None:
         assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.not_emulated
 def test_views_compile_without_graph_break() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(sslkern.supcon_loss, backend="aot_eager", fullgraph=True, dynamic=True)
@@ -1352,6 +1354,7 @@ def test_views_compile_without_graph_break() -> None:
         assert torch.equal(compiled(z, weight=x.grad), loss)
 
 
+@pytest.mark.not_emulated
 def test_dcl_and_uniformity_compile_without_graph_break() -> None:
     torch._dynamo.reset()
     options: Options = {"backend": "aot_eager", "fullgraph": True, "dynamic": True}
@@ -1371,6 +1374,7 @@ def test_dcl_and_uniformity_compile_without_graph_break() -> None:
         assert all(torch.equal(a, b) for a, b in zip(got, values, strict=True))
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     x = make_inputs(12, 5, torch.float32, "two")

@@ -353,7 +353,7 @@ def test_one_view_may_serve_as_all() -> None:
     close(leaf.grad, sum((expected[f"grad {i}"] for i in range(3)), start=torch.zeros(())))
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 def test_rows_more_than_two_to_the_31_elements_apart() -> None:
     distance, k = 2**31 + 64, 40
     x = make_views(2, k, torch.bfloat16)
@@ -728,7 +728,7 @@ def test_bitwise_the_same_twice(b: int, k: int, dtype: torch.dtype) -> None:
     assert all_equal(evaluate(sslkern.swav_loss, x, dtype), expected)
 
 
-@pytest.mark.large
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("b", "k"), [(300, 300), (5, 20000), (5000, 11)])
 def test_bitwise_the_same_for_any_thread_count(b: int, k: int, dtype: torch.dtype) -> None:
@@ -960,6 +960,7 @@ def test_opcheck(wanted: str, high: int, low: int, dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.sslkern.swapped_prediction_fwd, (views, g, 0.1, 0.05))
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("queued", [0, 5])
 def test_compiles_without_graph_break(queued: int, dynamic: bool) -> None:
@@ -973,6 +974,7 @@ def test_compiles_without_graph_break(queued: int, dynamic: bool) -> None:
         assert all_equal(evaluate(compiled, x, torch.float32), expected)
 
 
+@pytest.mark.not_emulated
 def test_compiles_with_numbers_that_change() -> None:
     """Schedules."""
     torch._dynamo.reset()
@@ -986,6 +988,7 @@ def test_compiles_with_numbers_that_change() -> None:
         assert all_equal(evaluate(compiled, x, torch.float32, **options), expected)
 
 
+@pytest.mark.not_emulated
 def test_module_compiles_with_inductor() -> None:
     torch._dynamo.reset()
     x = make_views(6, 9, torch.float32, 2, 2)
