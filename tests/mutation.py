@@ -703,12 +703,26 @@ class Trial:
         return not self.library.findings() and agree
 
     def kills(self, mutant: Mutant) -> bool:
-        """In a process of its own, which it may crash and whose memory is given back.
-
-        First comes what is expected to kill soonest, after the kernel's other mutants.
-        """
+        """First comes what is expected to kill soonest, after the kernel's other mutants."""
         attempts = self.attempts_of[mutant.kernel]
         attempts.sort(key=lambda attempt: attempt.seconds_of_a_kill)
+        survives = self._survives_here if mutant.kind == "matrix" else self._survives_in_a_child
+        dies = not survives(mutant)
+        last = int.from_bytes(self.running[:])
+        for attempt in attempts[: last + 1]:
+            attempt.times += 1
+        attempts[last].kills += dies
+        return dies
+
+    def _survives_here(self, mutant: Mutant) -> bool:
+        """Where nothing but numbers can be wrong."""
+        try:
+            return self._survives(mutant)
+        finally:
+            self._load(_text_of(mutant.kernel), now=False)
+
+    def _survives_in_a_child(self, mutant: Mutant) -> bool:
+        """In a process of its own, which it may crash and whose memory is given back."""
         child = os.fork()
         if child == 0:
             status = 2
@@ -718,23 +732,22 @@ class Trial:
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert status != 2, mutant
-        last = int.from_bytes(self.running[:])
-        for attempt in attempts[: last + 1]:
-            attempt.times += 1
-        attempts[last].kills += status != 1
-        return status != 1
+        return status == 1
 
     def _survives(self, mutant: Mutant) -> bool:
-        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-            file.write(mutant.text())
-            file.flush()
-            self.library.load_ptx(Path(file.name))
+        self._load(mutant.text(), now=True)
         self.library.most_steps(MOST_STEPS)
         for number, attempt in enumerate(self.attempts_of[mutant.kernel]):
             self.running[:] = number.to_bytes(8)
             if not self.passes(attempt.case):
                 return False
         return True
+
+    def _load(self, text: str, now: bool) -> None:
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(text)
+            file.flush()
+            self.library.load_ptx(Path(file.name), now)
 
 
 @cache
