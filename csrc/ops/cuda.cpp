@@ -76,6 +76,14 @@ at::Tensor copy_of_extent(const at::Tensor& t, void*& data) {
   return memory;
 }
 
+// Whether float32 products may be rounded to tf32, by torch's newer setting, which the older ones
+// set, too. at::Context::allowTF32CuBLAS() fails where only the newer one was used.
+bool tf32_is_allowed() {
+  const at::Float32Precision found =
+      at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL);
+  return found == at::Float32Precision::TF32;
+}
+
 }  // namespace
 
 bool runs_on_cuda(const at::Tensor& t) { return t.is_cuda() || (emulation && t.is_cpu()); }
@@ -107,14 +115,6 @@ void set_check_values(bool on) { device_values_are_checked = on; }
 
 int64_t column_blocks() { return wanted_column_blocks; }
 void set_column_blocks(int64_t count) { wanted_column_blocks = count; }
-
-// What older ways to allow it set, too. at::Context::allowTF32CuBLAS() fails where only the newer
-// one was used, which torch recommends.
-bool tf32_is_allowed() {
-  const at::Float32Precision found =
-      at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL);
-  return found == at::Float32Precision::TF32;
-}
 
 CudaCall::CudaCall(const at::Tensor& like)
     : entries_(like.is_cuda() ? cuda_library().entries : emulation),

@@ -32,9 +32,6 @@ bool values_are_checked(const at::Tensor& t);
 bool check_values();
 void set_check_values(bool on);
 
-// Whether float32 products may be rounded to tf32, by torch's own settings.
-bool tf32_is_allowed();
-
 // Blocks that column_splits (packed.h) aims at, so that a large device has work for all of it. A
 // model of large sizes sets another number to have small ones walk as those do.
 inline constexpr int64_t kColumnBlocks = 1024;

@@ -1,0 +1,122 @@
+"""What may kill a mutant: comparisons that launch every kernel, in few sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import mutation_checks as checks
+import tf32
+import torch
+from mutation_forms import MORE_FORMS
+
+from sslkern.cli import verify
+from sslkern.verification.forms import FORMS, Form
+from sslkern.verification.terms import Values
+
+Sizes = Sequence[tuple[int, int]]
+
+# Ragged, of one tile and several, with rows of one chunk, of two and of many: those stay in shared
+# memory or stream through it. Twelve dims are one chunk in any dtype.
+SIZES = ((120, 60), (130, 127), (258, 40), (258, 520), (130, 12), (120, 520))
+# Where the length of a row decides: a warp takes it, or a block, or several.
+_ROWS = ((6, 8), (130, 127), (258, 40), (20, 300), (60, 300), (20, 700), (30, 700), (9, 4200))
+_COLUMNS = ((6, 8), (130, 127), (140, 300), (69, 70))
+_SAMPLES = ((6, 8), (40, 127), (40, 40), (10, 300))
+SIZES_OF = {
+    "ressl": SIZES[:2],
+    "sinkhorn": _ROWS,
+    "swav": _ROWS,
+    "soft_cross_entropy": (
+        *((6, 8), (5, 112), (5, 113), (5, 127), (5, 128)),
+        *((5, 300), (2, 911), (2, 912), (2, 27000)),
+    ),
+    **dict.fromkeys(("sampled_logits", "negative_sampling", "sampled_nce"), _SAMPLES),
+    **dict.fromkeys(("barlow_twins", "vicreg", "covariance", "variance", "invariance"), _COLUMNS),
+}
+TF32 = "tf32"  # not a dtype of tensors: float32 whose products are rounded
+
+MORE_CHECKS = (
+    ("sinkhorn", checks.diagnoses, _ROWS),
+    ("info_nce", checks.ranks, SIZES),
+    ("info_nce", checks.close_ranks, SIZES),
+    ("info_nce", checks.ranges, ((640, 8),)),
+    ("sampled_logits", checks.misses, _SAMPLES),
+    ("linear_cross_entropy", checks.units, ((1024, 8),)),
+    ("siglip", checks.lifts, ((1024, 40),)),
+    ("supcon", checks.walks_twice, ((258, 12), (258, 520))),  # an odd number of chunks
+)
+
+# Those that hold whatever rounds the products.
+ROUGH_CHECKS = (checks.ranks, checks.ranges, checks.units, checks.lifts)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Comparisons of an operator in one size."""
+
+    about: str
+    size: tuple[int, int]
+    passes: Callable[[], bool]
+
+
+def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case]:
+    """Few of each: what decides which kernel is launched is mostly the dtype.
+
+    Of given sizes, or of SIZES and of more that only some kernels are checked in.
+    """
+    asked = [getattr(torch, name) for name in dtypes if name != TF32]
+    forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
+    chosen_sizes = sizes or SIZES_OF.get(op, SIZES)
+    for setting, size in _chosen(forms, asked, chosen_sizes):
+        yield Case(str(setting), size, partial(checks.agrees, setting, size, {}))
+    more = [
+        (check, [size for size in own if not sizes or size in sizes])
+        for of, check, own in MORE_CHECKS
+        if of == op
+    ]
+    for check, own in more:
+        for dtype, size in product(asked, own):
+            yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
+    if TF32 not in dtypes:
+        return
+    for setting, size in _chosen(forms, [torch.float32], chosen_sizes):
+        if not setting.normalize:  # which would round
+            about = f"{setting}, {TF32}"
+            yield Case(about, size, partial(_agrees_by_tf32, setting, size, {}))
+    for check, own in more:
+        for size in own if check in ROUGH_CHECKS else ():
+            about = f"{check.__name__} of {op}, {TF32}"
+            yield Case(about, size, partial(_by_tf32, check, torch.float32, size))
+
+
+def _chosen(
+    forms: Sequence[Form], dtypes: list[torch.dtype], sizes: Sizes
+) -> Iterator[tuple[verify.Setting, tuple[int, int]]]:
+    for size in sizes:
+        for setting in (s for form in forms for s in verify.settings(form, dtypes)):
+            if _is_chosen(setting):
+                yield setting, size
+
+
+def _is_chosen(setting: verify.Setting) -> bool:
+    """Normalised rows at one temperature, others at a low one; with one option alone, both."""
+    return any(
+        setting.normalize in (None, normalize) and setting.temperature in (None, temperature)
+        for normalize, temperature in ((True, 0.1), (False, 0.005))
+    )
+
+
+def _by_tf32(passes: Callable[..., bool], *given: Any) -> bool:
+    with tf32.allowed():
+        return passes(*given)
+
+
+def _agrees_by_tf32(
+    setting: verify.Setting, size: tuple[int, int], references: dict[torch.dtype, Values]
+) -> bool:
+    with tf32.verified():
+        return checks.agrees(setting, size, references)

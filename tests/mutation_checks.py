@@ -1,0 +1,186 @@
+"""Comparisons with the float64 references, each in one dtype and size, for tests/mutation.py."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from mutation_forms import MORE_FORMS
+from torch import Generator, Tensor
+
+import sslkern
+import sslkern.ops._extension as extension
+from sslkern import reference
+from sslkern.cli import verify
+from sslkern.ops.info_nce import positive_rank
+from sslkern.reference._common import normalize_rows
+from sslkern.verification import inputs
+from sslkern.verification.terms import Values
+
+_evaluate = verify._evaluate
+
+
+def agrees(
+    setting: verify.Setting, size: tuple[int, int], references: dict[torch.dtype, Values]
+) -> bool:
+    """With the results of the references, which are computed once for all mutants."""
+
+    def evaluate(function: verify.LossFn, x: Values, setting: verify.Setting) -> Values:
+        if function is getattr(sslkern, setting.form.function):
+            return _evaluate(function, x, setting)
+        dtype = next(iter(x.values())).dtype
+        if dtype not in references:
+            references[dtype] = _evaluate(function, x, setting)
+        return references[dtype]
+
+    with mock.patch.multiple(verify, SIZES=(size,), _evaluate=evaluate):
+        checks = verify.checks(setting, torch.device("cpu"))
+        return all(check.agreement.passed for check in checks)
+
+
+def diagnoses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """What Sinkhorn's plan is said to be like."""
+    scores = inputs.assigned(*size, Generator().manual_seed(0))["scores"].to(dtype)
+    plan = reference.sinkhorn(scores.double())
+    _, found = sslkern.sinkhorn(scores, return_diagnostics=True)
+    entropy = torch.special.entr(plan).sum(1).mean()
+    close = partial(torch.allclose, rtol=1e-4, atol=1e-4 / size[1])
+    return close(found.usage, plan.mean(0)) and close(found.entropy, entropy)
+
+
+def _rank_errors(query: Tensor, key: Tensor, negatives: Tensor) -> list[float]:
+    """Of rows: by how many columns each way of asking for ranks is wrong on average."""
+    row = torch.arange(len(query))
+    target = torch.full_like(row, len(row) // 2)
+    target[31::128], target[63::128] = 0, len(row) - 1  # of a tile, one in the first and the last
+    ids = row // 2
+    found = [
+        positive_rank(query, key, negatives, in_batch=True),
+        positive_rank(query, key, ids=ids),
+        positive_rank(query, key, target=target),
+    ]
+    q, k, more = (normalize_rows(z.double()) for z in (query, key, negatives))
+    dots = q @ torch.cat((k, more)).T
+    larger = (dots > dots.diagonal()[:, None]).fill_diagonal_(False)
+    own, among = ids[:, None] == ids, dots[:, : len(row)]
+    than_target = (among > among.gather(1, target[:, None])).scatter(1, target[:, None], False)
+    expected = larger.sum(1), (larger[:, : len(row)] & ~own).sum(1), than_target.sum(1)
+    pairs = zip(found, expected, strict=True)
+    return [float((f - e).abs().double().mean()) for f, e in pairs]
+
+
+def ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """How many columns are more similar than the positive, but for what rounding may turn."""
+    x = inputs.with_negatives(*size, Generator().manual_seed(0))
+    return max(_rank_errors(*(x[k].to(dtype) for k in ("query", "key", "negatives")))) < 0.5
+
+
+def close_ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """The same of columns that float32 tells apart and tf32 does not: 2^-17 between their cosines.
+
+    A row has all its length in eight dims, and so have those that are nearly as similar to it.
+    """
+    if dtype.itemsize < 4:
+        return True
+    g, (n, dim) = Generator().manual_seed(0), size
+    runs = torch.arange(2 * n)[:, None] % min(4, dim // 8)
+    along = torch.randn(dim // 2, 2, generator=g, dtype=torch.float64)
+    across = torch.stack((-along[:, 1], along[:, 0]), 1)  # at right angles, and as long
+    u, v = (z.flatten() * (torch.arange(2 * (dim // 2)) // 8 == runs) for z in (along, across))
+    cosine = 1 - torch.randperm(2 * n, generator=g)[:, None].double() * 2**-17
+    columns = cosine * u + (1 - cosine**2).sqrt() * v
+    return max(_rank_errors(*(z.to(dtype) for z in (u[:n], columns[:n], columns[n:])))) == 0
+
+
+def misses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Samples that no row of the table has."""
+    x = inputs.table(*size, Generator().manual_seed(0))
+    x["index"][::2, ::3] = -1
+    logits = sslkern.sampled_logits(x["query"].to(dtype), x["table"].to(dtype), x["index"])
+    return torch.equal(logits.isnan(), x["index"] < 0)
+
+
+def _gradient(function: verify.LossFn, x: Tensor, upstream: Tensor, **options: Any) -> Tensor:
+    leaf = x.detach().requires_grad_()
+    loss = function(leaf, **options, reduction="none")
+    return torch.autograd.grad(loss, leaf, upstream.to(loss.dtype))[0].double()
+
+
+def units(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients of a loss whose last row counts for far more than the others."""
+    small, large = (1e-2, 1e4) if dtype == torch.float16 else (1e-30, 1e20)
+    x = inputs.vocabulary(*size, Generator().manual_seed(0))
+    rows, table = x["input"].to(dtype), x["weight"][:5].to(dtype)
+    target = torch.arange(size[0]) // (size[0] - 1)
+    ones, last = torch.ones(size[0]), torch.full(size[:1], small)
+    last[-1] = large
+    for upstream, weight in ((last, torch.ones(5)), (ones, torch.tensor([small, large, 1, 1, 1]))):
+        found, expected = (
+            _gradient(f, z, upstream, weight=t, target=target, class_weight=weight.to(z.dtype))[-1]
+            for f, z, t in (
+                (sslkern.linear_cross_entropy, rows, table),
+                (reference.linear_cross_entropy, rows.double(), table.double()),
+            )
+        )
+        if not torch.allclose(found, expected, rtol=0.05, atol=0.05 * large):
+            return False
+    return True
+
+
+def lifts(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients of one long row among short ones, whose length is in one element."""
+    n, dim = size
+    rows = torch.zeros(n, dim, dtype=dtype)
+    rows[-1, 31] = 1
+    few = rows[-1:].repeat(8, 1)
+    options = {"logit_scale": torch.tensor(10.0), "logit_bias": torch.tensor(-10.0)}
+    for image, text in ((rows, few), (few, rows.roll(-len(few), 0))):
+        found, expected = (
+            _gradient(f, x, torch.ones(len(x)), text_features=t, negative_only=True, **options)
+            for f, x, t in (
+                (sslkern.siglip_loss, image, text),
+                (reference.siglip_loss, image.double(), text.double()),
+            )
+        )
+        if not torch.allclose(found, expected, rtol=0.01, atol=1e-3):
+            return False
+    return True
+
+
+def ranges(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients where one key or one pair is far from all others, further than float32 reaches."""
+    n, dim = size
+    for row, key in ((None, 383), (511, 383), (639, 383)):  # of the last lanes and warps
+        query, keys = torch.zeros(n, dim), torch.zeros(n, dim)
+        query[:, 0] = 1
+        if row is None:
+            keys[key, 0] = -200
+        else:
+            query[row, 1], keys[key, 1] = 200, 1
+        found, expected = (
+            _gradient(
+                f,
+                query.to(t),
+                torch.ones(n),
+                key=keys.to(t),
+                temperature=1.0,
+                symmetric=True,
+                normalize=False,
+            )
+            for f, t in (
+                (sslkern.info_nce_loss, dtype),
+                (reference.info_nce_loss, torch.float64),
+            )
+        )
+        if not torch.allclose(found, expected, rtol=0.01, atol=0.01):
+            return False
+    return True
+
+
+def walks_twice(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Whether a block takes all columns that its rows' class leaves, before it and behind it."""
+    extension.C.set_column_blocks(1)
+    (form,) = (form for form in MORE_FORMS if form.op == "supcon")
+    return agrees(verify.Setting(form, dtype, normalize=True, temperature=0.1), size, {})
