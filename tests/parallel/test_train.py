@@ -357,14 +357,6 @@ def test_interrupted_run_of_two_processes_goes_on_in_one(tmp_path: Path) -> None
     assert_close(lines(two), lines(one))
 
 
-def test_wrong_option_is_told_once(tmp_path: Path) -> None:
-    code, out = finished(start(2, "--set", "heat=1", "--out", tmp_path))
-    assert code != 0
-    assert out.count("expected --set to be an option of simclr (temperature, ") == 1
-    assert "(exitcode: 2)" in out
-    assert "[rank" not in out  # a traceback
-
-
 THREADS = Path("/proc/self/task")
 SHOW_THREADS = """
 import pathlib, sys
@@ -373,28 +365,32 @@ from sslkern.cli.main import main
 code = main(sys.argv[1:])
 names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
 print(f"exit code {code} with", *sorted(name for name in names if "gloo" in name), "of gloo")
+sys.exit(code)
 """
 
 
 @pytest.mark.skipif(not THREADS.exists(), reason="the system does not show a process's threads")
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "expected", "told"),
     [
-        (("--steps", "1"), 0),
-        (("--steps", "1", "--set", "heat=1"), 2),
-        (("--steps", "9", "--lr", "1e30"), 2),
+        (("--steps", "1"), 0, "SimCLR: measures on"),
+        (("--set", "heat=1"), 2, "expected --set to be an option of simclr (temperature, "),
+        (("--steps", "9", "--lr", "1e30"), 2, "try a lower --lr"),
     ],
 )
-def test_no_thread_of_the_group_lives_on(
-    tmp_path: Path, words: tuple[str, ...], expected: int
+def test_end_is_told_once_and_no_thread_of_the_group_lives_on(
+    tmp_path: Path, words: tuple[str, ...], expected: int, told: str
 ) -> None:
-    """One that has to let go of a tensor while Python exits would abort the process."""
+    """A thread that has to let go of a tensor while Python exits would abort the process."""
     program = tmp_path / "program.py"
     program.write_text(SHOW_THREADS)
     process = start(2, *SIMCLR, *words, "--quiet", "--out", tmp_path / "run", program=[program])
     code, out = finished(process)
-    assert code == 0, out
+    assert (code != 0) == (expected != 0), out
     assert out.count(f"exit code {expected} with of gloo") == 2, out
+    assert out.count(told) == 1
+    assert f"(exitcode: {expected})" in out or expected == 0
+    assert "[rank" not in out  # a traceback
 
 
 def test_lost_rank_is_told_in_one_line(
