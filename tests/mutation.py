@@ -31,8 +31,8 @@ from pathlib import Path
 import cuda_static
 import emulation
 import torch
+from kernel_cases import TF32, Case, Sizes, cases_of
 from mutants import KINDS, MUST_DIE, Mutant, mutants, text_of_kernel
-from mutation_cases import TF32, Case, Sizes, cases_of
 
 import sslkern.ops._extension as extension
 from sslkern.cli.arguments import DTYPES

@@ -10,8 +10,8 @@ import emulation
 import mutants
 import mutation
 import pytest
+from kernel_cases import TF32, Case
 from mutants import MUST_DIE
-from mutation_cases import TF32, Case
 
 pytestmark = pytest.mark.skipif(
     emulation.missing("ptx") is not None, reason=str(emulation.missing("ptx"))
@@ -47,7 +47,7 @@ def test_no_mutant_is_an_error() -> None:
 
 
 def test_cheap_cases_give_way_to_those_that_kill() -> None:
-    case = Case("", (1, 1), bool)
+    case = Case("", "", (1, 1), bool)
     cheap, dear = mutation.Attempt(case, 1.0), mutation.Attempt(case, 5.0)
     assert cheap.seconds_of_a_kill < dear.seconds_of_a_kill
     cheap.times = dear.times = dear.kills = 10

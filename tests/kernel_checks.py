@@ -1,4 +1,4 @@
-"""Comparisons with the float64 references, each in one dtype and size, for tests/mutation.py."""
+"""Comparisons of kernels with the float64 references, each in one dtype and size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from mutation_forms import MORE_FORMS
+from kernel_forms import MORE_FORMS
 from torch import Generator, Tensor
 
 import sslkern
@@ -50,18 +50,21 @@ def diagnoses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return close(found.usage, plan.mean(0)) and close(found.entropy, entropy)
 
 
-def _rank_errors(query: Tensor, key: Tensor, negatives: Tensor) -> list[float]:
+def _rank_errors(
+    query: Tensor, key: Tensor, negatives: Tensor, normalize: bool = True
+) -> list[float]:
     """Of rows: by how many columns each way of asking for ranks is wrong on average."""
     row = torch.arange(len(query))
-    target = torch.full_like(row, len(row) // 2)
+    target = (37 * row + len(row) // 2) % len(row)  # in every fragment of a tile
     target[31::128], target[63::128] = 0, len(row) - 1  # of a tile, one in the first and the last
     ids = row // 2
     found = [
-        positive_rank(query, key, negatives, in_batch=True),
-        positive_rank(query, key, ids=ids),
-        positive_rank(query, key, target=target),
+        positive_rank(query, key, negatives, in_batch=True, normalize=normalize),
+        positive_rank(query, key, ids=ids, normalize=normalize),
+        positive_rank(query, key, target=target, normalize=normalize),
     ]
-    q, k, more = (normalize_rows(z.double()) for z in (query, key, negatives))
+    rows = (z.double() for z in (query, key, negatives))
+    q, k, more = (normalize_rows(z) if normalize else z for z in rows)
     dots = q @ torch.cat((k, more)).T
     larger = (dots > dots.diagonal()[:, None]).fill_diagonal_(False)
     own, among = ids[:, None] == ids, dots[:, : len(row)]
@@ -75,6 +78,13 @@ def ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     """How many columns are more similar than the positive, but for what rounding may turn."""
     x = inputs.with_negatives(*size, Generator().manual_seed(0))
     return max(_rank_errors(*(x[k].to(dtype) for k in ("query", "key", "negatives")))) < 0.5
+
+
+def exact_ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """The same of small whole numbers, whose products and sums no dtype rounds."""
+    g = Generator().manual_seed(0)
+    rows = (torch.randint(-4, 5, size, generator=g).to(dtype) for _ in range(3))
+    return max(_rank_errors(*rows, normalize=False)) == 0
 
 
 def close_ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:

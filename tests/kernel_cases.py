@@ -1,4 +1,4 @@
-"""What may kill a mutant: comparisons that launch every kernel, in few sizes."""
+"""Comparisons with the float64 references that launch every CUDA kernel, in few sizes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-import mutation_checks as checks
+import kernel_checks as checks
 import tf32
 import torch
-from mutation_forms import MORE_FORMS
+from kernel_forms import MORE_FORMS
 
 from sslkern.cli import verify
 from sslkern.verification.forms import FORMS, Form
@@ -42,6 +42,7 @@ TF32 = "tf32"  # not a dtype of tensors: float32 whose products are rounded
 MORE_CHECKS = (
     ("sinkhorn", checks.diagnoses, _ROWS),
     ("info_nce", checks.ranks, SIZES),
+    ("info_nce", checks.exact_ranks, SIZES),
     ("info_nce", checks.close_ranks, SIZES),
     ("info_nce", checks.ranges, ((640, 8),)),
     ("sampled_logits", checks.misses, _SAMPLES),
@@ -51,13 +52,14 @@ MORE_CHECKS = (
 )
 
 # Those that hold whatever rounds the products.
-ROUGH_CHECKS = (checks.ranks, checks.ranges, checks.units, checks.lifts)
+ROUGH_CHECKS = (checks.ranks, checks.exact_ranks, checks.ranges, checks.units, checks.lifts)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
     """Comparisons of an operator in one size."""
 
+    form: str  # or what is checked: this, dtype and size decide which kernels are launched
     about: str
     size: tuple[int, int]
     passes: Callable[[], bool]
@@ -72,7 +74,7 @@ def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case
     forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
     chosen_sizes = sizes or SIZES_OF.get(op, SIZES)
     for setting, size in _chosen(forms, asked, chosen_sizes):
-        yield Case(str(setting), size, partial(checks.agrees, setting, size, {}))
+        yield Case(setting.form.name, str(setting), size, partial(checks.agrees, setting, size, {}))
     more = [
         (check, [size for size in own if not sizes or size in sizes])
         for of, check, own in MORE_CHECKS
@@ -80,17 +82,20 @@ def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case
     ]
     for check, own in more:
         for dtype, size in product(asked, own):
-            yield Case(f"{check.__name__} of {op}, {dtype}", size, partial(check, dtype, size))
+            about = f"{check.__name__} of {op}, {dtype}"
+            yield Case(check.__name__, about, size, partial(check, dtype, size))
     if TF32 not in dtypes:
         return
     for setting, size in _chosen(forms, [torch.float32], chosen_sizes):
         if not setting.normalize:  # which would round
             about = f"{setting}, {TF32}"
-            yield Case(about, size, partial(_agrees_by_tf32, setting, size, {}))
+            passes = partial(_agrees_by_tf32, setting, size, {})
+            yield Case(setting.form.name, about, size, passes)
     for check, own in more:
         for size in own if check in ROUGH_CHECKS else ():
             about = f"{check.__name__} of {op}, {TF32}"
-            yield Case(about, size, partial(_by_tf32, check, torch.float32, size))
+            passes = partial(_by_tf32, check, torch.float32, size)
+            yield Case(check.__name__, about, size, passes)
 
 
 def _chosen(

@@ -1,4 +1,4 @@
-"""What the forms of `verify` do not reach, for the mutants of tests/mutation.py."""
+"""Forms that reach what those of `verify` do not: other kernels, or more of one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,61 @@
+"""Every kernel's PTX against the references, in each dtype and form, where other tests take a few.
+
+That none is left out, unlaunched.py sees to.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import emulation
+import pytest
+from kernel_cases import SIZES_OF, TF32, Case, cases_of
+from test_schedules import COMPOSED
+from test_tf32 import FORMS_OF_PRODUCTS
+
+import sslkern
+from sslkern.cli.arguments import DTYPES
+from sslkern.verification.forms import FORMS
+
+BACKENDS = ("ptx",)
+
+# One tile of rows of one chunk, of two and of many.
+SIZES = ((120, 60), (120, 127), (120, 520))
+OPS = dict.fromkeys(form.op for form in FORMS if form.function not in COMPOSED)
+OPS_OF_PRODUCTS = dict.fromkeys(form.op for form in FORMS_OF_PRODUCTS)
+EVERY = [*product(OPS, DTYPES), *product(OPS_OF_PRODUCTS, [TF32])]
+
+
+def from_small_to_large(op: str, dtype: str) -> list[Case]:
+    """One of each form and size: of how rows are scaled kernels do not depend."""
+    sizes = sorted(SIZES_OF.get(op, SIZES), key=lambda size: size[0] * size[1])
+    first: dict[object, Case] = {}
+    for case in cases_of(op, [dtype], sizes):
+        first.setdefault((case.size, case.form), case)
+    return sorted(first.values(), key=lambda case: sizes.index(case.size))
+
+
+def launched_by(case: Case, library: emulation.Emulation) -> set[str]:
+    library.record(True)
+    with sslkern.check_values(False):  # samples may be of no row of the table
+        assert case.passes(), case.about
+    launched = {launch.kernel for launch in library.launches()}
+    library.record(False)
+    return launched
+
+
+@pytest.mark.parametrize(("op", "dtype"), EVERY)
+def test_kernels_match_the_references(op: str, dtype: str, backend: str) -> None:
+    """Forms that launch nothing new in the first size are not tried in larger ones."""
+    library = emulation.library(backend)
+    seen: set[str] = set()
+    idle: set[str] = set()
+    cases = from_small_to_large(op, dtype)
+    for case in cases:
+        if case.form in idle:
+            continue
+        launched = launched_by(case, library)
+        if case.size == cases[0].size and launched <= seen:
+            idle.add(case.form)
+        seen |= launched
+    assert seen or not cases
