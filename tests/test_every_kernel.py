@@ -5,6 +5,7 @@ That none is left out, unlaunched.py sees to.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 
 import emulation
@@ -15,15 +16,22 @@ from test_tf32 import FORMS_OF_PRODUCTS
 
 import sslkern
 from sslkern.cli.arguments import DTYPES
-from sslkern.verification.forms import FORMS
+from sslkern.verification.forms import FORMS, Form
 
 BACKENDS = ("ptx",)
 
 # One tile of rows of one chunk, of two and of many.
 SIZES = ((120, 60), (120, 127), (120, 520))
-OPS = dict.fromkeys(form.op for form in FORMS if form.function not in COMPOSED)
-OPS_OF_PRODUCTS = dict.fromkeys(form.op for form in FORMS_OF_PRODUCTS)
-EVERY = [*product(OPS, DTYPES), *product(OPS_OF_PRODUCTS, [TF32])]
+SHARING = {"clip", "dcl", "ressl", "uniformity"}
+"""Operators that launch kernels of others, and none else."""
+
+
+def ops_of(forms: Iterable[Form]) -> list[str]:
+    ops = dict.fromkeys(form.op for form in forms if form.function not in COMPOSED)
+    return [op for op in ops if op not in SHARING]
+
+
+EVERY = [*product(ops_of(FORMS), DTYPES), *product(ops_of(FORMS_OF_PRODUCTS), [TF32])]
 
 
 def from_small_to_large(op: str, dtype: str) -> list[Case]:
