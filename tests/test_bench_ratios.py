@@ -166,6 +166,7 @@ def test_plan_can_leave_out_errors() -> None:
 
 def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "benchmarks/bench_ratios.py", "-k", "sinkhorn"]
+    command += ["-c", "pyproject.toml"]  # else it is looked for above the folder, too
     command += ["-p", "no:cacheprovider", "--ratios", str(folder), *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
