@@ -33,9 +33,13 @@ MODES = ("plain", "check", "asan")
 # Older addr2lines name the wrong file for inline functions in DWARF 5.
 FLAGS = ["-std=c++17", "-gdwarf-4", "-fPIC", "-fvisibility=default", "-Wall", "-Wextra", "-Werror"]
 ASAN = "-fsanitize=address,undefined"
-UNDER_ASAN = ["-O1", ASAN, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-KERNEL_FLAGS = {"plain": ["-O2"], "check": ["-O1", "-fsanitize=thread"], "asan": UNDER_ASAN}
-HOST_FLAGS = {"plain": ["-O2"], "check": ["-O2"], "asan": UNDER_ASAN}
+UNDER_ASAN = [ASAN, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+KERNEL_FLAGS = {
+    "plain": ["-O2"],
+    "check": ["-O1", "-fsanitize=thread"],
+    "asan": ["-O0", *UNDER_ASAN],  # five times as fast to compile as -O1: minutes
+}
+HOST_FLAGS = {"plain": ["-O2"], "check": ["-O2"], "asan": ["-O1", *UNDER_ASAN]}
 
 Part = tuple[Path, tuple[str, ...]]
 
