@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -113,6 +114,14 @@ class Emulation:
         self._library.emulation_launches.restype = ctypes.c_char_p
         text = self._library.emulation_launches().decode()
         return [Recorded.read(line) for line in text.splitlines()]
+
+    def launched_by(self, run: Callable[[], object]) -> set[str]:
+        """Kernels of PTX that a call launches, by their mangled names."""
+        self.record(True)
+        run()
+        kernels = {launch.kernel for launch in self.launches()}
+        self.record(False)
+        return kernels
 
     def unlaunched(self) -> list[str]:
         """Kernels of PTX that have never been launched, by their mangled names."""

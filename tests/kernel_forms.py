@@ -12,21 +12,10 @@ from torch import Generator
 
 from sslkern.reference._common import normalize_rows
 from sslkern.verification import inputs, terms
-from sslkern.verification.forms import EPSILON, STUDENT_TEMPERATURE, TEMPERATURE, Form
+from sslkern.verification.forms import STUDENT_TEMPERATURE, TEMPERATURE, Form, sinkhorn_form
 from sslkern.verification.terms import Values
 
-
-def _sinkhorn(about: str, make: Callable[[int, int, Generator], Values], **options: Any) -> Form:
-    return Form(
-        "sinkhorn",
-        about,
-        make,
-        terms.sinkhorn,
-        EPSILON,
-        constants=("scores", "queue", "row_weight"),
-        options=options,
-        result="plan",
-    )
+_sinkhorn = partial(sinkhorn_form, names=("queue", "row_weight"))
 
 
 def _info_nce(about: str, make: Callable[[int, int, Generator], Values], **options: Any) -> Form:

@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -64,14 +64,15 @@ class Trial:
         self.library = emulation.library("ptx")
         self.attempts_of: dict[str, list[Attempt]] = {}
         for case in chain.from_iterable(cases_of(op, dtypes, sizes) for op in ops):
-            self.library.record(True)
             begin = time.perf_counter()
-            assert self.passes(case), (case.about, case.size)
+            kernels = self.library.launched_by(partial(self._check, case))
             seconds = time.perf_counter() - begin
-            for kernel in {launch.kernel for launch in self.library.launches()}:
+            for kernel in kernels:
                 self.attempts_of.setdefault(kernel, []).append(Attempt(case, seconds))
-        self.library.record(False)
         self.running = mmap.mmap(-1, 8)  # the number of the attempt, seen by parent and child
+
+    def _check(self, case: Case) -> None:
+        assert self.passes(case), (case.about, case.size)
 
     def passes(self, case: Case) -> bool:
         self.library.start()
@@ -134,7 +135,7 @@ class Trial:
 
 
 @cache
-def trial_of(ops: tuple[str, ...], dtypes: tuple[str, ...], sizes: Sizes = ()) -> Trial:
+def trial_of(ops: tuple[str, ...], dtypes: tuple[str, ...], sizes: Sizes) -> Trial:
     return Trial(ops, dtypes, sizes)
 
 

@@ -46,12 +46,7 @@ WAYS = {
 
 def products_of(run: Callable[[], object]) -> set[str]:
     """The products of the kernels that are launched, by the names of their types."""
-    library = emulation.library("ptx")
-    library.record(True)
-    run()
-    kernels = {launch.kernel for launch in library.launches()}
-    library.record(False)
-    names = cuda_static.demangled(kernels)
+    names = cuda_static.demangled(emulation.library("ptx").launched_by(run))
     return {name for name in ("Tf32", "Tf32x3") if any(f"<{name}," in n for n in names)}
 
 

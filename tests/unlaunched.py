@@ -26,7 +26,8 @@ class Unlaunched:
     def add(self, kernels: list[str] | None) -> None:
         """What one process has not launched."""
         if kernels is not None:
-            self.kernels = set(kernels) & (set(kernels) if self.kernels is None else self.kernels)
+            before = kernels if self.kernels is None else self.kernels
+            self.kernels = set(kernels).intersection(before)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

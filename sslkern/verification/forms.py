@@ -88,7 +88,13 @@ def _lists(x: Values) -> dict[str, Any]:
     return lists
 
 
-def _sinkhorn(about: str, make: Callable[[int, int, Generator], Values], *names: str) -> Form:
+def sinkhorn_form(
+    about: str,
+    make: Callable[[int, int, Generator], Values],
+    names: tuple[str, ...] = (),
+    **options: Any,
+) -> Form:
+    """Of a plan; ``names`` are the constants beside the scores."""
     return Form(
         "sinkhorn",
         about,
@@ -96,7 +102,7 @@ def _sinkhorn(about: str, make: Callable[[int, int, Generator], Values], *names:
         terms.sinkhorn,
         EPSILON,
         constants=("scores", *names),
-        options={},
+        options=options,
         result="plan",
     )
 
@@ -268,9 +274,9 @@ FORMS = (
         options={"normalize_columns": True},
     ),
     Form("invariance_loss", "", inputs.views, terms.exact, None, options={}),
-    _sinkhorn("", inputs.assigned),
-    _sinkhorn("queue", inputs.assigned_with_queue, "queue"),
-    _sinkhorn("shares", inputs.assigned_with_shares, "prototype_marginal", "row_weight"),
+    sinkhorn_form("", inputs.assigned),
+    sinkhorn_form("queue", inputs.assigned_with_queue, ("queue",)),
+    sinkhorn_form("shares", inputs.assigned_with_shares, ("prototype_marginal", "row_weight")),
     Form(
         "sinkhorn",
         "probabilities",

@@ -2,7 +2,6 @@
 #pragma once
 #include <algorithm>
 #include <fstream>
-#include <map>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -25,32 +24,33 @@ class File {
 
   std::vector<std::string> kernels() const {
     std::vector<std::string> names;
-    for (const auto& [name, extent] : kernels_) names.push_back(name);
+    for (const Kernel& kernel : kernels_) names.push_back(kernel.name);
     return names;
   }
 
   // With what stands outside all kernels; its lines have the numbers that they have in the file.
-  Module module_of(const std::string& kernel) const {
+  Module module_of(const std::string& name) const {
     std::string text;
     std::size_t end = 0;
-    for (const Extent& other : extents_) {
-      text.append(text_, end, other.begin - end);
-      const auto from = text_.begin() + std::ptrdiff_t(other.begin);
-      const auto to = text_.begin() + std::ptrdiff_t(other.end);
-      if (other.begin == kernels_.at(kernel)) {
+    for (const Kernel& kernel : kernels_) {
+      text.append(text_, end, kernel.begin - end);
+      const auto from = text_.begin() + std::ptrdiff_t(kernel.begin);
+      const auto to = text_.begin() + std::ptrdiff_t(kernel.end);
+      if (kernel.name == name) {
         text.append(from, to);
       } else {
         text.append(std::size_t(std::count(from, to, '\n')), '\n');
       }
-      end = other.end;
+      end = kernel.end;
     }
     text.append(text_, end);
     return Module(text, name_);
   }
 
  private:
-  struct Extent {
-    std::size_t begin, end;
+  struct Kernel {
+    std::string name;
+    std::size_t begin, end;  // in the text
   };
 
   // A kernel is from the line of its .entry to the brace that closes its body.
@@ -59,8 +59,7 @@ class File {
     for (std::size_t at = 0; (at = text_.find(entry, at)) != std::string::npos;) {
       const std::size_t name = at + entry.size(), line = text_.rfind('\n', at) + 1;
       const std::size_t end = end_of_body(text_.find('{', at));
-      kernels_[text_.substr(name, text_.find('(', name) - name)] = line;
-      extents_.push_back({line, end});
+      kernels_.push_back({text_.substr(name, text_.find('(', name) - name), line, end});
       at = end;
     }
   }
@@ -74,8 +73,7 @@ class File {
   }
 
   std::string name_, text_;
-  std::map<std::string, std::size_t> kernels_;  // where they begin
-  std::vector<Extent> extents_;
+  std::vector<Kernel> kernels_;
 };
 
 }  // namespace sslkern::ptx
