@@ -21,7 +21,7 @@ Sizes = Sequence[tuple[int, int]]
 
 # Ragged, of one tile and several, with rows of one chunk, of two and of many: those stay in shared
 # memory or stream through it. Twelve dims are one chunk in any dtype.
-SIZES = ((120, 60), (130, 127), (258, 40), (258, 520), (130, 12), (120, 520))
+SIZES = ((120, 60), (130, 127), (258, 40), (258, 520), (130, 12), (120, 264))
 # Where the length of a row decides: a warp takes it, or a block, or several.
 _ROWS = ((6, 8), (130, 127), (258, 40), (20, 300), (60, 300), (20, 700), (30, 700), (9, 4200))
 _COLUMNS = ((6, 8), (130, 127), (140, 300), (69, 70))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
-from kernel_forms import MORE_FORMS
+from kernel_forms import MORE_FORMS, fragments
 from torch import Generator, Tensor
 
 import sslkern
@@ -50,24 +51,23 @@ def diagnoses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return close(found.usage, plan.mean(0)) and close(found.entropy, entropy)
 
 
-def _targets(n: int, count: int) -> list[Tensor]:
-    """Of each row, one column in as many fragments of a warp's eight columns.
-
-    Modulo 4 a column is mostly as its row is: `close_ranks` compares those. Of a tile, one row has
-    the first column, and one the last.
-    """
-    row = torch.arange(n)
-    found = [(37 * row + n // 8 * 4 + 8 * k) % n for k in range(count)]
-    found[0][31::128], found[0][63::128] = 0, n - 1
+def _targets(n: int) -> Tensor:
+    """Columns that are not their rows' own: of a tile, one row has the first, and one the last."""
+    found = (37 * torch.arange(n) + n // 8 * 4) % n
+    found[31::128], found[63::128] = 0, n - 1
     return found
 
 
 def _rank_errors(
-    query: Tensor, key: Tensor, negatives: Tensor, normalize: bool = True, targets: int = 1
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    normalize: bool = True,
+    target_of: Sequence[Tensor] = (),
 ) -> list[float]:
     """Of rows: by how many columns each way of asking for ranks is wrong on average."""
     n = len(query)
-    target_of = _targets(n, targets)
+    target_of = target_of or [_targets(n)]
     ids = torch.arange(n) // 2
     found = [
         positive_rank(query, key, negatives, in_batch=True, normalize=normalize),
@@ -101,21 +101,28 @@ def exact_ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
 
 
 def close_ranks(dtype: torch.dtype, size: tuple[int, int]) -> bool:
-    """The same of columns that float32 tells apart and tf32 does not: 2^-17 between their cosines.
+    """The same of columns that float32 tells apart and tf32 does not: 2^-18 between their cosines.
 
     A row has all its length in eight dims, and so have those that are nearly as similar to it.
     """
     if dtype.itemsize < 4:
         return True
     g, (n, dim) = Generator().manual_seed(0), size
-    runs = torch.arange(2 * n)[:, None] % min(4, dim // 8)
+    runs = torch.arange(2 * n)[:, None] // 4 % min(4, dim // 8)  # all in each fragment's rows
     along = torch.randn(dim // 2, 2, generator=g, dtype=torch.float64)
     across = torch.stack((-along[:, 1], along[:, 0]), 1)  # at right angles, and as long
     u, v = (z.flatten() * (torch.arange(2 * (dim // 2)) // 8 == runs) for z in (along, across))
-    cosine = 1 - torch.randperm(2 * n, generator=g)[:, None].double() * 2**-17
+    cosine = 1 - torch.randperm(2 * n, generator=g)[:, None].double() * 2**-18
     columns = cosine * u + (1 - cosine**2).sqrt() * v
     rows = (z.to(dtype) for z in (u[:n], columns[:n], columns[n:]))
-    return max(_rank_errors(*rows, targets=4 if dtype == torch.float32 else 1)) == 0
+    targets = _targets_alike(runs[:n], g) if dtype == torch.float32 else ()
+    return max(_rank_errors(*rows, target_of=targets)) == 0
+
+
+def _targets_alike(runs: Tensor, g: Generator) -> list[Tensor]:
+    """Of each row, a column of the same run in each of a warp's fragments."""
+    near = [(runs == runs.T) & (fragments(len(runs)) == k) for k in range(4)]
+    return [torch.multinomial(z.double(), 1, generator=g).flatten() for z in near]
 
 
 def misses(dtype: torch.dtype, size: tuple[int, int]) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from sslkern.reference._common import normalize_rows
 from sslkern.verification import inputs, terms
@@ -70,17 +70,28 @@ def _large_class(n: int, dim: int, g: Generator) -> Values:
     return inputs.classes_of_three(n, dim, g) | {"labels": labels}
 
 
-def _concentrated(n: int, dim: int, g: Generator) -> Values:
-    """Rows with all their length in eight dims, like two classes: what float32 adds to tf32 counts.
+def fragments(count: int) -> Tensor:
+    """Of columns: which of a warp's four matrices of float32 has them (csrc/cuda/product.cuh)."""
+    column = torch.arange(count)
+    return column // 16 % 2 * 2 + column // 2 % 2
 
-    Along many dims its roundings of one logit cancel, and less is left than may be.
+
+def _concentrated(n: int, dim: int, g: Generator) -> Values:
+    """Rows with all their length in eight dims: what float32 adds to tf32 counts.
+
+    Along many dims its roundings of one logit cancel, and less is left than may be. Every row is
+    like one class in each fragment, and every step along the dims has rows of each fragment.
     """
     x = inputs.vocabulary(n, dim, g)
-    dims = torch.arange(dim) // 8 == (torch.arange(n) % (dim // 8))[:, None]
-    rows = 3 * normalize_rows(dims * torch.randn(n, dim, generator=g, dtype=torch.float64))
-    classes = x["weight"].clone()
-    classes[torch.randperm(2 * n, generator=g)] = rows.repeat(2, 1)
-    return x | {"input": rows, "weight": classes, "bias": 0.1 * x["bias"]}
+    count = n // 32 * 16
+    dims = torch.arange(dim) // 8 == (torch.arange(count) // 4 % min(4, dim // 8))[:, None]
+    rows = 3 * normalize_rows(dims * torch.randn(count, dim, generator=g, dtype=torch.float64))
+    classes, fragment = x["weight"].clone(), fragments(len(x["weight"]))
+    for k in range(4):
+        like = (fragment == k).nonzero().flatten()[:count]
+        classes[like] = rows[torch.randperm(count, generator=g)]
+    more = {"input": rows[torch.arange(n) % count], "weight": classes, "bias": 0.1 * x["bias"]}
+    return x | more
 
 
 def _concentrated_probabilities(n: int, dim: int, g: Generator) -> Values:

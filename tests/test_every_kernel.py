@@ -22,7 +22,7 @@ from sslkern.verification.forms import FORMS, Form
 BACKENDS = ("ptx",)
 
 # One tile of rows of one chunk, of two and of many.
-SIZES = ((120, 60), (120, 127), (120, 520))
+SIZES = ((120, 60), (120, 127), (120, 264))
 SHARING = {"clip", "dcl", "ressl", "uniformity"}
 """Operators that launch kernels of others, and none else."""
 

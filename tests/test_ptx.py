@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import emulation
 import numpy as np
 import pytest
 from ptx_numbers import FORMATS, float_bits, float_of, signed, truncated
@@ -140,14 +139,6 @@ def test_kernels_are_found_by_a_part_of_their_name(tmp_path: Path) -> None:
         result = unit(path, name, [], 1, 1)
         assert result.returncode == 3
         assert message in result.stderr
-
-
-@needs_nvcc
-def test_all_kernels_are_understood() -> None:
-    """Also those that no test launches: a file is read when one of its kernels is needed."""
-    for path in emulation.ptx_files():
-        read = subprocess.run([programs()["ptx_driver"], path], input=b"", capture_output=True)
-        assert read.returncode == 0, read.stderr.decode()
 
 
 # ---- what nvcc makes of CUDA's own functions

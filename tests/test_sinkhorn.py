@@ -343,6 +343,7 @@ def test_kept_exponentials_equal_the_log_domain(
     assert_like_reference(scores, iterations=iterations)
 
 
+@pytest.mark.not_emulated
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("late", [1, 299])
 def test_a_row_that_does_not_fit_is_found_late(late: int, dtype: torch.dtype) -> None:
