@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any
 
 import kernel_checks as checks
@@ -14,7 +13,7 @@ import torch
 from kernel_forms import MORE_FORMS
 
 from sslkern.cli import verify
-from sslkern.verification.forms import FORMS, Form
+from sslkern.verification.forms import FORMS
 from sslkern.verification.terms import Values
 
 Sizes = Sequence[tuple[int, int]]
@@ -70,41 +69,37 @@ def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case
 
     Of given sizes, or of SIZES and of more that only some kernels are checked in.
     """
-    asked = [getattr(torch, name) for name in dtypes if name != TF32]
+    for name in dtypes:
+        yield from _of_forms(op, name, sizes or SIZES_OF.get(op, SIZES))
+        yield from _of_checks(op, name, sizes)
+
+
+def _of_forms(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
+    rounds = name == TF32
+    passes = _agrees_by_tf32 if rounds else checks.agrees
     forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
-    chosen_sizes = sizes or SIZES_OF.get(op, SIZES)
-    for setting, size in _chosen(forms, asked, chosen_sizes):
-        yield Case(setting.form.name, str(setting), size, partial(checks.agrees, setting, size, {}))
-    more = [
-        (check, [size for size in own if not sizes or size in sizes])
-        for of, check, own in MORE_CHECKS
-        if of == op
-    ]
-    for check, own in more:
-        for dtype, size in product(asked, own):
-            about = f"{check.__name__} of {op}, {dtype}"
-            yield Case(check.__name__, about, size, partial(check, dtype, size))
-    if TF32 not in dtypes:
-        return
-    for setting, size in _chosen(forms, [torch.float32], chosen_sizes):
-        if not setting.normalize:  # which would round
-            about = f"{setting}, {TF32}"
-            passes = partial(_agrees_by_tf32, setting, size, {})
-            yield Case(setting.form.name, about, size, passes)
-    for check, own in more:
-        for size in own if check in ROUGH_CHECKS else ():
-            about = f"{check.__name__} of {op}, {TF32}"
-            passes = partial(_by_tf32, check, torch.float32, size)
-            yield Case(check.__name__, about, size, passes)
-
-
-def _chosen(
-    forms: Sequence[Form], dtypes: list[torch.dtype], sizes: Sizes
-) -> Iterator[tuple[verify.Setting, tuple[int, int]]]:
     for size in sizes:
-        for setting in (s for form in forms for s in verify.settings(form, dtypes)):
-            if _is_chosen(setting):
-                yield setting, size
+        for setting in (s for form in forms for s in verify.settings(form, [_dtype(name)])):
+            if _is_chosen(setting) and not (rounds and setting.normalize):  # which would round
+                about = f"{setting}, {name}"
+                yield Case(setting.form.name, about, size, partial(passes, setting, size, {}))
+
+
+def _of_checks(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
+    rounds = name == TF32
+    for of, check, own in MORE_CHECKS:
+        if of != op or (rounds and check not in ROUGH_CHECKS):
+            continue
+        passes = partial(_by_tf32, check) if rounds else check
+        for size in own:
+            if not sizes or size in sizes:
+                about = f"{check.__name__} of {op}, {name}"
+                yield Case(check.__name__, about, size, partial(passes, _dtype(name), size))
+
+
+def _dtype(name: str) -> torch.dtype:
+    found: torch.dtype = torch.float32 if name == TF32 else getattr(torch, name)
+    return found
 
 
 def _is_chosen(setting: verify.Setting) -> bool:
