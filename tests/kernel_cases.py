@@ -80,7 +80,7 @@ def _of_forms(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
     forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
     for size in sizes:
         for setting in (s for form in forms for s in verify.settings(form, [_dtype(name)])):
-            if _is_chosen(setting) and not (rounds and setting.normalize):  # which would round
+            if _is_chosen(setting, rounds):
                 about = f"{setting}, {name}"
                 yield Case(setting.form.name, about, size, partial(passes, setting, size, {}))
 
@@ -102,11 +102,14 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def _is_chosen(setting: verify.Setting) -> bool:
-    """Normalised rows at one temperature, others at a low one; with one option alone, both."""
+def _is_chosen(setting: verify.Setting, rounds: bool) -> bool:
+    """Normalised rows at one temperature, others at a low one; with one option alone, both.
+
+    Where tf32 rounds products none are normalised, which would round as well.
+    """
     return any(
         setting.normalize in (None, normalize) and setting.temperature in (None, temperature)
-        for normalize, temperature in ((True, 0.1), (False, 0.005))
+        for normalize, temperature in ((not rounds, 0.1), (False, 0.005))
     )
 
 

@@ -51,11 +51,15 @@ def diagnoses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return close(found.usage, plan.mean(0)) and close(found.entropy, entropy)
 
 
-def _targets(n: int) -> Tensor:
-    """Columns that are not their rows' own: of a tile, one row has the first, and one the last."""
-    found = (37 * torch.arange(n) + n // 8 * 4) % n
-    found[31::128], found[63::128] = 0, n - 1
-    return found
+def _targets(n: int) -> list[Tensor]:
+    """Columns that are not their rows' own: all over, and but for two rows of a tile the same one.
+
+    Of these two, one row has the first column and one the last.
+    """
+    spread = (37 * torch.arange(n) + n // 8 * 4) % n
+    narrow = torch.full_like(spread, n // 2)
+    narrow[31::128], narrow[63::128] = 0, n - 1
+    return [spread, narrow]
 
 
 def _rank_errors(
@@ -67,7 +71,7 @@ def _rank_errors(
 ) -> list[float]:
     """Of rows: by how many columns each way of asking for ranks is wrong on average."""
     n = len(query)
-    target_of = target_of or [_targets(n)]
+    target_of = target_of or _targets(n)
     ids = torch.arange(n) // 2
     found = [
         positive_rank(query, key, negatives, in_batch=True, normalize=normalize),
