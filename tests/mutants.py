@@ -75,14 +75,14 @@ class Mutant:
 text_of_kernel = cache(text_of)
 
 
-def mutants(kernel: str) -> list[Mutant]:
-    """All of one kernel, but those of EQUIVALENT."""
+def mutants(kernel: str, equivalent: bool = False) -> list[Mutant]:
+    """All of one kernel, but those of EQUIVALENT; or these alone."""
     (name,) = cuda_static.demangled([kernel])
     every, places = [], Counter[str]()
     for kind, changes in _changes(kernel):
         every.append(Mutant(kernel, kind, places[kind], tuple(changes)))
         places[kind] += 1
-    return [m for m in every if not _is_equivalent(name, m)]
+    return [m for m in every if _is_equivalent(name, m) == equivalent]
 
 
 def _is_equivalent(name: str, mutant: Mutant) -> bool:

@@ -10,6 +10,7 @@ whether its instruction was reached at all.
     python tests/mutation.py --op ntxent,dcl --sample 20     some of the kernels of two operators
     python tests/mutation.py --op ntxent --kernel fwd --kinds barrier,wait
     python tests/mutation.py --op supcon --kinds matrix --each 3    some of every kernel
+    python tests/mutation.py --op sinkhorn --equivalent             what nobody should notice
 """
 
 from __future__ import annotations
@@ -156,15 +157,18 @@ def run(
     dtypes: Sequence[str] = (*DTYPES, TF32),
     each: int | None = None,
     sizes: Sizes = (),
+    equivalent: bool = False,
 ) -> list[Mutant]:
     """Prints a line for each kernel and survivor, and a table; those that should have died.
 
-    Of all mutants, or a sample of them, or of ``each`` kernel and kind at most so many.
+    Of all mutants, or a sample of them, or of ``each`` kernel and kind at most so many. Or of those
+    of EQUIVALENT: what dies does not belong there.
     """
     torch.set_num_threads(1)  # a forked process waits for ever for OpenMP's threads: it has none
     trial = trial_of(tuple(ops), tuple(dtypes), tuple(sizes))
     names = dict(zip(trial.attempts_of, cuda_static.demangled(trial.attempts_of), strict=True))
-    every = [m for k in names if re.search(kernel, names[k]) for m in mutants(k) if m.kind in kinds]
+    chosen = [k for k in names if re.search(kernel, names[k])]
+    every = [m for k in chosen for m in mutants(k, equivalent) if m.kind in kinds]
     assert every, "no kernel has such mutants"
     chance = random.Random(seed)
     if each is not None:
@@ -172,23 +176,28 @@ def run(
     if sample is not None and sample < len(every):
         every = chance.sample(every, sample)
     every.sort(key=lambda mutant: names[mutant.kernel])
-    total, killed, alive = Counter[str](), Counter[str](), list[Mutant]()
+    total, killed, wrong = Counter[str](), Counter[str](), list[Mutant]()
     for name, group in groupby(every, lambda mutant: names[mutant.kernel]):
         before = killed.total(), total.total()
         for mutant in group:
             total[mutant.kind] += 1
-            if trial.kills(mutant):
-                killed[mutant.kind] += 1
-            elif mutant.kind in MUST_DIE:
-                alive.append(mutant)
-                why = "not noticed" if trial.kills(mutant.trap()) else "not reached"
-                print(f"{why}: {name}, {mutant}", flush=True)
+            dies = trial.kills(mutant)
+            killed[mutant.kind] += dies
+            if mutant.kind in MUST_DIE and dies == equivalent:
+                wrong.append(mutant)
+                print(f"{_what_became_of(mutant, dies, trial)}: {name}, {mutant}", flush=True)
         counts = killed.total() - before[0], total.total() - before[1]
         print(f"{name}: {counts[0]} of {counts[1]} killed", flush=True)
     for kind in KINDS:
         if total[kind]:
             print(f"{kind:<8} {killed[kind]} of {total[kind]} killed")
-    return alive
+    return wrong
+
+
+def _what_became_of(mutant: Mutant, dies: bool, trial: Trial) -> str:
+    if dies:
+        return "noticed"
+    return "not noticed" if trial.kills(mutant.trap()) else "not reached"
 
 
 def main() -> int:
@@ -203,13 +212,14 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many in all")
     parser.add_argument("--each", type=int, help="at most so many of each kernel and kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--equivalent", action="store_true", help="those of EQUIVALENT alone")
     given = parser.parse_args()
     every = dict.fromkeys(form.op for form in FORMS)
     ops = list(every) if given.op == "all" else given.op.split(",")
     kinds, dtypes = given.kinds.split(","), given.dtypes.split(",")
     sizes = [(int(n), int(dim)) for n, dim in re.findall(r"(\d+)x(\d+)", given.sizes)]
-    found = run(ops, given.kernel, kinds, given.sample, given.seed, dtypes, given.each, sizes)
-    return int(bool(found))
+    which = given.sample, given.seed, dtypes, given.each, sizes, given.equivalent
+    return int(bool(run(ops, given.kernel, kinds, *which)))
 
 
 if __name__ == "__main__":
