@@ -131,6 +131,9 @@ def _sloping(inputs_of: Callable[[int, int, Generator], Values]) -> Callable[...
     return make
 
 
+CANCELLING = "apart"
+"""Forms of which so little is left that float64 itself, in which the references are, rounds it."""
+
 MORE_FORMS = (
     Form(
         "soft_cross_entropy",
@@ -191,7 +194,7 @@ MORE_FORMS = (
     Form("negative_sampling_loss", "frequent rows", _frequent_rows, terms.samples, None),
     Form(
         "barlow_twins_loss",
-        "apart",
+        CANCELLING,
         _apart,
         partial(terms.barlow_twins, weight=0.005),
         None,
@@ -199,7 +202,7 @@ MORE_FORMS = (
     ),
     Form(
         "covariance_loss",
-        "apart",
+        CANCELLING,
         lambda n, dim, g: {"z": _apart(n, dim, g)["z_a"]},
         terms.columns,
         None,
@@ -213,7 +216,16 @@ MORE_FORMS = (
         None,
         options={"nu_param": 0.0},
     ),
-    _sinkhorn("hard", inputs.assigned, hard=True),
+    Form(  # at the default epsilon: lower ones give equal shares to prototypes of one row alone
+        "sinkhorn",
+        "hard",
+        inputs.assigned,
+        lambda _: terms.Terms({"plan": 1.0}),
+        None,
+        constants=("scores",),
+        options={"hard": True},
+        result="plan",
+    ),
     _sinkhorn("tolerance of some", _rows_of_one_warp, tolerance=0.3, iterations=20),
     *(
         _sinkhorn(f"tolerance {x}", make, tolerance=x, iterations=20)
