@@ -131,9 +131,6 @@ def _sloping(inputs_of: Callable[[int, int, Generator], Values]) -> Callable[...
     return make
 
 
-CANCELLING = "apart"
-"""Forms of which so little is left that float64 itself, in which the references are, rounds it."""
-
 MORE_FORMS = (
     Form(
         "soft_cross_entropy",
@@ -194,7 +191,7 @@ MORE_FORMS = (
     Form("negative_sampling_loss", "frequent rows", _frequent_rows, terms.samples, None),
     Form(
         "barlow_twins_loss",
-        CANCELLING,
+        "apart",
         _apart,
         partial(terms.barlow_twins, weight=0.005),
         None,
@@ -202,7 +199,7 @@ MORE_FORMS = (
     ),
     Form(
         "covariance_loss",
-        CANCELLING,
+        "apart",
         lambda n, dim, g: {"z": _apart(n, dim, g)["z_a"]},
         terms.columns,
         None,
