@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from sslkern.bench import CASES, device, harness, info_nce, memory, ntxent, peer
 from sslkern.bench.contenders import Contender, Outcome, Size, UnavailableError, loss_contender
 from sslkern.bench.harness import Plan, run_size
 from sslkern.bench.results import Results, Row, compare, to_json, write_json
+from sslkern.cli import bench
 from sslkern.cli.main import main
 
 CASE = CASES["ntxent"]
@@ -574,3 +576,17 @@ def test_cuda_is_refused_where_there_is_none(capsys: pytest.CaptureFixture[str])
         pytest.skip("there is one")
     assert main(["bench", "--device", "cuda"]) == 2
     assert "expected a CUDA device" in capsys.readouterr().err
+
+
+def test_device_is_a_gpu_where_there_is_one_and_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bench, "name_of", str)
+    monkeypatch.setattr(bench, "_measure", lambda case, plan, results: plans.append(plan))
+    monkeypatch.setattr(bench, "_publish", lambda *args: None)
+    assert main(["bench"]) == 0
+    assert main(["bench", "--device", "cpu"]) == 0
+    assert [plan.device for plan in plans] == ["cuda", "cpu"]

@@ -318,6 +318,17 @@ def test_files_are_written_once_and_kept(
     assert Path("out/koleo-float32.json").stat().st_mtime_ns == before
 
 
+def test_peers_are_measured_on_the_cpu_where_there_is_a_gpu(
+    fake: type[FakeChild], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    argv = ["bench", "--peers", "--loss", "koleo", "--dtype", "float32", "--sizes", "64x8"]
+    assert main([*argv, "--repeats", "1", "--folder", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "koleo-float32.json").read_text())
+    assert {row["status"] for row in document["rows"]} == {"ok"}
+    assert "device" not in document["environment"]
+
+
 def bench_kinds() -> list[str]:
     return [str(dtype).removeprefix("torch.") for dtype in bench_peers.DTYPES]
 
@@ -327,6 +338,7 @@ def bench_kinds() -> list[str]:
     [
         (["--json", "x.json"], "argument --json: not with --peers"),
         (["--no-memory"], "argument --no-memory: not with --peers"),
+        (["--device", "cuda"], "argument --device: expected cpu with --peers, got cuda"),
         (["--loss", "negative_sampling"], "no other library has negative_sampling"),
         (["--loss", "dcl", "--sizes", "3x8"], "expected N in size 3x8 to be even"),
         (["--memory-limit", "1e9"], "expected at most the"),

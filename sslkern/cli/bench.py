@@ -101,8 +101,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
-        default=default_device(),
-        help="default: cuda where there is a device, else cpu; here %(default)s",
+        help="default: cuda where there is a device, else cpu; here"
+        f" {default_device()}; with --peers: cpu",
     )
     parser.add_argument(
         "--no-memory",
@@ -145,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
     if args.peers:
         return bench_peers.run(args)
     args.loss, args.dtype = args.loss or DEFAULT_LOSS, args.dtype or torch.float32
+    args.device = args.device or default_device()
     case = CASES[args.loss]
     sizes = args.sizes or case.default_sizes
     _check_sizes(case, sizes)

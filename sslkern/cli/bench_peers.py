@@ -85,7 +85,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     for option in ALONE:
         if getattr(args, option):
             raise UserError(f"argument --{option.replace('_', '-')}: not with --peers")
-    if args.device != "cpu":
+    if args.device not in (None, "cpu"):
         raise UserError(f"argument --device: expected cpu with --peers, got {args.device}")
     cases = [case for case in CASES.values() if case.peer_sizes]
     if args.loss is not None:
