@@ -64,7 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _backends_of(metafunc: pytest.Metafunc, names: list[str]) -> list[str]:
-    """An operator without CUDA kernels has the CPU alone.
+    """An operator without CUDA kernels is made of PyTorch's own kernels, which nothing emulates.
 
     A module tests the operator of its name, or OPERATOR; or has BACKENDS, with all of its cases.
     """
@@ -72,9 +72,10 @@ def _backends_of(metafunc: pytest.Metafunc, names: list[str]) -> list[str]:
         return [name for name in names if name in metafunc.module.BACKENDS]
     row = getattr(metafunc.module, "OPERATOR", metafunc.module.__name__.removeprefix("test_"))
     has_kernels = (emulation.CSRC / "cuda" / f"{row}.cu").exists()
-    if not has_kernels or metafunc.definition.get_closest_marker("cpu_only"):
+    is_operator = (emulation.ROOT / "sslkern" / "ops" / f"{row}.py").exists()
+    if not is_operator or metafunc.definition.get_closest_marker("cpu_only"):
         return [name for name in names if name == "cpu"]
-    if metafunc.definition.get_closest_marker("not_emulated"):
+    if not has_kernels or metafunc.definition.get_closest_marker("not_emulated"):
         return [name for name in names if name in ("cpu", "cuda")]
     return names
 
