@@ -6,11 +6,14 @@ import gc
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+from unittest import mock
 
 import emulation
 import pytest
 import torch
+from torch import Tensor
 from unlaunched import Unlaunched
 
 import sslkern
@@ -19,6 +22,7 @@ import sslkern
 # takes a thousand times as long.
 MOST_CASES = {"simt": 3, "asan": 3, "ptx": 2}
 DEFAULT = ["cpu", "simt", "ptx"]
+DRAWS = ("rand", "randn", "randint", "randperm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -107,11 +111,27 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield from _emulated(name, request.node.nodeid)
     elif name == "cuda":
         torch.set_default_device("cuda")
-        with sslkern.check_values():
+        torch.empty(0)  # torch now looks up which functions the default is for, before they change
+        draws = {name: _of_any_generator(getattr(torch, name)) for name in DRAWS}
+        with sslkern.check_values(), mock.patch.multiple(torch, **draws):
             yield name
         torch.set_default_device(None)
     else:
         yield name
+
+
+def _of_any_generator(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Where a generator is of the CPU, the same numbers as there: CUDA takes none but its own."""
+
+    def draw(*args: Any, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+        if generator is None:
+            return function(*args, **options)
+        if generator.device.type != "cpu":
+            return function(*args, generator=generator, **options)
+        device = options.pop("device", None) or torch.get_default_device()
+        return function(*args, generator=generator, device="cpu", **options).to(device)
+
+    return draw
 
 
 def _emulated(name: str, test: str) -> Iterator[str]:
