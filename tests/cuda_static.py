@@ -1,8 +1,9 @@
 """What can be known of the CUDA kernels without running them: registers, spills, machine code.
 
-All of it is read from the library that has been built, which is the one that GPUs are given.
+All of it is read from the library that has been built, which is the one that GPUs are given. Only
+dynamic shared memory is what the emulated launches of tests/test_every_kernel.py ask for.
 
-python tests/cuda_static.py      writes tests/cuda_budgets.txt anew
+python tests/cuda_static.py      writes tests/cuda_budgets.txt anew, in about a minute
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import sslkern
 
 BUDGETS = Path(__file__).parent / "cuda_budgets.txt"
 LIBRARY = Path(sslkern.__file__).parent / "libsslkern_cuda.so"
+SHARED_BYTES = 99 << 10  # static and dynamic, of a block: the least that these architectures allow
 HEADER = """\
 # What each CUDA kernel may use: registers of a thread and bytes of static shared memory (with the
-# KiB that the system takes from sm_90 on), the most over sm_80, sm_90, sm_100 and sm_120.
-# tests/test_cuda_static.py compares; no kernel may spill. `python tests/cuda_static.py` writes this
-# file, of the library that has been built.
+# KiB that the system takes from sm_90 on), the most over sm_80, sm_90, sm_100 and sm_120; and bytes
+# of dynamic shared memory, the most that a launch asks for in tests/test_every_kernel.py, where a
+# block may have 99 KiB. tests/test_cuda_static.py and that test compare; no kernel may spill.
+# `python tests/cuda_static.py` writes this file, of the library that has been built.
 """
 
 
@@ -99,11 +103,19 @@ def usages() -> dict[int, list[Usage]]:
     return found
 
 
-def budgets() -> dict[str, tuple[int, int]]:
-    """Registers and static shared memory, by kernel."""
+class Budget(NamedTuple):
+    """Of one kernel: registers of a thread, bytes of shared memory."""
+
+    registers: int
+    static: int
+    dynamic: int
+
+
+def budgets() -> dict[str, Budget]:
+    """By kernel."""
     lines = [line for line in BUDGETS.read_text().splitlines() if line and line[0] != "#"]
-    rows = [line.rsplit(maxsplit=2) for line in lines]
-    return {name: (int(registers), int(shared)) for name, registers, shared in rows}
+    rows = [line.rsplit(maxsplit=3) for line in lines]
+    return {name: Budget(*map(int, numbers)) for name, *numbers in rows}
 
 
 def machine_code(architecture: int, kernels: Collection[str]) -> dict[str, str]:
@@ -128,15 +140,19 @@ def _symbols(cubin: Path) -> dict[str, str]:
     return dict(zip(demangled(name for _, name in found), (k for k, _ in found), strict=True))
 
 
-def write_budgets() -> None:
+def write_budgets(dynamic: dict[str, int]) -> None:
     most: dict[str, tuple[int, int]] = {}
     for used in (used for per_architecture in usages().values() for used in per_architecture):
         registers, shared = most.get(used.kernel, (0, 0))
         most[used.kernel] = max(registers, used.registers), max(shared, used.shared)
     width = max(map(len, most))
-    rows = [f"{name:<{width}} {r:>4} {s:>6}" for name, (r, s) in sorted(most.items())]
+    rows = [
+        f"{name:<{width}} {r:>4} {s:>6} {dynamic[name]:>6}" for name, (r, s) in sorted(most.items())
+    ]
     BUDGETS.write_text(HEADER + "\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":
-    write_budgets()
+    from test_every_kernel import most_dynamic_bytes  # which imports this file
+
+    write_budgets(most_dynamic_bytes())

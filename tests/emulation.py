@@ -88,7 +88,7 @@ class Emulation:
         self._library.emulation_schedule(ctypes.c_ulonglong(seed), order)
 
     def shared_bytes(self, count: int) -> None:
-        """Of shared memory for a block."""
+        """Of shared memory for a block: cuda_static.SHARED_BYTES if nobody says so."""
         self._library.emulation_shared_bytes(ctypes.c_ulonglong(count))
 
     def threads(self) -> int:
@@ -115,13 +115,17 @@ class Emulation:
         text = self._library.emulation_launches().decode()
         return [Recorded.read(line) for line in text.splitlines()]
 
-    def launched_by(self, run: Callable[[], object]) -> set[str]:
-        """Kernels of PTX that a call launches, by their mangled names."""
+    def launches_by(self, run: Callable[[], object]) -> list[Recorded]:
+        """Those of PTX that a call makes."""
         self.record(True)
         run()
-        kernels = {launch.kernel for launch in self.launches()}
+        launches = self.launches()
         self.record(False)
-        return kernels
+        return launches
+
+    def launched_by(self, run: Callable[[], object]) -> set[str]:
+        """Kernels of PTX that a call launches, by their mangled names."""
+        return {launch.kernel for launch in self.launches_by(run)}
 
     def unlaunched(self) -> list[str]:
         """Kernels of PTX that have never been launched, by their mangled names."""

@@ -14,7 +14,8 @@ from kernel_forms import MORE_FORMS
 
 from sslkern.cli import verify
 from sslkern.cli.arguments import DTYPES
-from sslkern.verification.forms import FORMS
+from sslkern.verification import inputs
+from sslkern.verification.forms import FORMS, sinkhorn_form
 from sslkern.verification.terms import Values
 
 Sizes = Sequence[tuple[int, int]]
@@ -40,6 +41,9 @@ SIZES_OF = {
 LOW = 0.005  # of temperatures and epsilons
 TF32 = "tf32"  # not a dtype of tensors: float32 whose products are rounded
 _DTYPES = DTYPES | {TF32: torch.float32}
+
+# Potentials that no iteration changes have a kernel of their own.
+NO_ITERATIONS = sinkhorn_form("no iterations", inputs.assigned, iterations=0)
 
 MORE_CHECKS = (
     ("sinkhorn", checks.diagnoses, _ROWS),
@@ -80,7 +84,7 @@ def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case
 def _of_forms(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
     rounds = name == TF32
     passes = _agrees_by_tf32 if rounds else checks.agrees
-    forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
+    forms = [form for form in (*FORMS, *MORE_FORMS, NO_ITERATIONS) if form.op == op]
     for size in sizes:
         for setting in (s for form in forms for s in verify.settings(form, [_DTYPES[name]])):
             if _is_chosen(setting, rounds) and not _is_rounded_by_the_reference(setting):

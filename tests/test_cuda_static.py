@@ -25,9 +25,10 @@ def test_every_kernel_is_within_its_budget(architecture: int) -> None:
         pytest.skip(f"not built for sm_{architecture}")
     for used in used_by[architecture]:
         assert used.kernel in budgets, f"{used.kernel} is not in {cuda_static.BUDGETS.name}"
-        registers, shared = budgets[used.kernel]
-        assert used.registers <= registers, used
-        assert used.shared <= shared, used
+        budget = budgets[used.kernel]
+        assert used.registers <= budget.registers, used
+        assert used.shared <= budget.static, used
+        assert used.shared + budget.dynamic <= cuda_static.SHARED_BYTES, used
         assert used.stack == used.local == 0, used
 
 

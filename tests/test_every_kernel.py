@@ -1,6 +1,7 @@
 """Every kernel's PTX against the references, in each dtype and form, where other tests take a few.
 
-That none is left out, unlaunched.py sees to.
+That none is left out, unlaunched.py sees to. No launch may ask for more dynamic shared memory than
+its kernel's budget.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import product
 
+import cuda_static
 import emulation
 import pytest
 from kernel_cases import SIZES_OF, TF32, Case, cases_of
@@ -49,18 +51,43 @@ def check(case: Case) -> None:
         assert case.passes(), case.about
 
 
+def add_dynamic_bytes(most: dict[str, int], launches: Iterable[emulation.Recorded]) -> None:
+    for launch in launches:
+        most[launch.kernel] = max(most.get(launch.kernel, 0), launch.dynamic_bytes)
+
+
+def most_dynamic_bytes() -> dict[str, int]:
+    """That a launch of any case asks for, by kernel.
+
+    Of the kernels next to nothing is executed: how they are launched does not depend on results.
+    """
+    library = emulation.library("ptx")
+    library.most_steps(1)
+    library.start()
+    most: dict[str, int] = {}
+    for op, dtype in EVERY:
+        for case in from_small_to_large(op, dtype):
+            add_dynamic_bytes(most, library.launches_by(case.passes))
+            library.findings()
+    library.stop()
+    return dict(zip(cuda_static.demangled(most), most.values(), strict=True))
+
+
 @pytest.mark.parametrize(("op", "dtype"), EVERY)
 def test_kernels_match_the_references(op: str, dtype: str, backend: str) -> None:
     """Forms that launch nothing new in the first size are not tried in larger ones."""
     library = emulation.library(backend)
-    seen: set[str] = set()
+    asked: dict[str, int] = {}
     idle: set[str] = set()
     cases = from_small_to_large(op, dtype)
     for case in cases:
         if case.form in idle:
             continue
-        launched = library.launched_by(partial(check, case))
-        if case.size == cases[0].size and launched <= seen:
+        launches = library.launches_by(partial(check, case))
+        if case.size == cases[0].size and asked.keys() >= {x.kernel for x in launches}:
             idle.add(case.form)
-        seen |= launched
-    assert seen
+        add_dynamic_bytes(asked, launches)
+    assert asked
+    budgets = cuda_static.budgets()
+    for name, dynamic in zip(cuda_static.demangled(asked), asked.values(), strict=True):
+        assert dynamic <= budgets[name].dynamic, name
