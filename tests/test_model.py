@@ -1,10 +1,12 @@
-"""The roofline model: what it counts of NT-Xent's kernels, its fits, and the command."""
+"""The roofline model: what it counts of kernels that walk, its fits, and the command."""
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,10 @@ WALKING = {
     "ntxent": {"forward": "ntxent_fwd_kernel", "backward": "ntxent_tiles_kernel"},
     "info_nce": {"forward": "info_nce_fwd_kernel", "backward": "info_nce_tiles_kernel"},
     "clip": {"forward": "info_nce_fwd_kernel", "backward": "info_nce_tiles_kernel"},
+    "siglip": {"forward": "siglip_tiles_kernel"},  # which forms the gradients as well
 }
 BYTES = 2  # of an element
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "model"
 
 needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None or shutil.which(simt_build.compiler()) is None,
@@ -73,6 +77,11 @@ class Walked:
     run: runs.Run
 
     @property
+    def writes_gradients(self) -> bool:
+        """Whether it writes every element of G."""
+        return self.part == "backward" or OPERATORS[self.op].formed
+
+    @property
     def counts(self) -> Counts:
         return self.run.kernels[self.part][WALKING[self.op][self.part]]
 
@@ -82,16 +91,17 @@ class Walked:
         return [x for x in self.run.lines if short_name(x["kernel"]) == name]
 
 
-@pytest.fixture(scope="module", params=WALKING)
-def small(library: Any, request: pytest.FixtureRequest) -> tuple[str, runs.Run]:
-    op = OPERATORS[request.param]
-    return op.name, runs.run(library, op, Walk(TILES, SPLITS), DIM, torch.bfloat16)
+@pytest.fixture(scope="module")
+def small(library: Any) -> Callable[[str], runs.Run]:
+    """Of an operator, which runs once."""
+    walk = Walk(TILES, SPLITS)
+    return cache(lambda op: runs.run(library, OPERATORS[op], walk, DIM, torch.bfloat16))
 
 
-@pytest.fixture(params=PASSES)
-def walked(small: tuple[str, runs.Run], request: pytest.FixtureRequest) -> Walked:
-    op, run = small
-    return Walked(op, request.param, run)
+@pytest.fixture(params=[(op, part) for op in WALKING for part in WALKING[op]], ids="-".join)
+def walked(small: Callable[[str], runs.Run], request: pytest.FixtureRequest) -> Walked:
+    op, part = request.param
+    return Walked(op, part, small(op))
 
 
 @needs_nvcc
@@ -100,10 +110,13 @@ def test_products_are_what_the_formula_asks_for(walked: Walked) -> None:
 
 
 @needs_nvcc
-def test_library_products_are_what_the_formula_asks_for(small: tuple[str, runs.Run]) -> None:
-    op, run = small
-    gradients = 1 if op == "ntxent" else 2
-    assert run.product_flop == {"forward": 0, "backward": gradients * 2 * ROWS * ROWS * DIM}
+@pytest.mark.parametrize("op", WALKING)
+def test_library_products_are_what_the_formula_asks_for(
+    small: Callable[[str], runs.Run], op: str
+) -> None:
+    flop = OPERATORS[op].gradients * 2 * ROWS * ROWS * DIM
+    formed = OPERATORS[op].formed
+    assert small(op).product_flop == {"forward": flop * formed, "backward": flop * (not formed)}
 
 
 @needs_nvcc
@@ -121,9 +134,9 @@ def test_sectors_hold_what_was_asked_for(walked: Walked) -> None:
 
 @needs_nvcc
 def test_global_memory_is_read_little_beyond_the_tiles(walked: Walked) -> None:
-    """A block's tile of A once and each tile of B; backward also every element of G, written."""
+    """A block's tile of A once and each tile of B; and every element of G, where it is written."""
     least = (TILES * SPLITS + TILES * TILES) * TILE * DIM * BYTES
-    if walked.part == "backward":
+    if walked.writes_gradients:
         least += ROWS * ROWS * BYTES
     asked = 32 * total(walked.counts, "sectors")
     assert least <= asked <= 1.5 * least
@@ -133,7 +146,7 @@ def test_global_memory_is_read_little_beyond_the_tiles(walked: Walked) -> None:
 def test_exponentials_are_one_per_element(walked: Walked) -> None:
     """And one per row of a lane and tile forward.
 
-    Backward two in the tiles that hold the diagonal or partners.
+    Backward two in the tiles that hold the diagonal or partners; of SigLIP a reciprocal everywhere.
     """
     elements = 32 * walked.counts["issued function"]
     assert ROWS * ROWS <= elements <= 2 * ROWS * ROWS
@@ -254,6 +267,17 @@ def test_a_launch_of_one_block_has_one_multiprocessor() -> None:
 def test_dense_peaks_are_the_published_ones(name: str) -> None:
     published = {"h100": 989e12, "a100": 312e12}
     assert GPUS[name].dense("bf16") == pytest.approx(published[name], rel=2e-3)
+
+
+@pytest.mark.parametrize("op", ["ntxent", "info_nce", "clip"])
+def test_predictions_that_are_committed_are_near_the_floor(op: str) -> None:
+    """At N = 32768 in bfloat16, forward and backward."""
+    text = (RESULTS / f"{op}-bfloat16-h100.txt").read_text()
+    sizes = re.findall(rf"^{op} (\w+), bfloat16, H100 SXM: a model", text, re.MULTILINE)
+    assert sizes == [f"32768x{dim}" for dim in (128, 256, 512, 1024)]
+    ratios = [float(x) for x in re.findall(r"predicted\s/\sfloor\s([\d.]+)", text)]
+    assert len(ratios) == len(PASSES) * len(sizes)
+    assert max(ratios) <= 1.6
 
 
 # ---- the command
