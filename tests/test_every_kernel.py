@@ -6,7 +6,7 @@ its kernel's budget.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from itertools import product
 
@@ -34,7 +34,8 @@ def ops_of(forms: Iterable[Form]) -> list[str]:
     return [op for op in ops if op not in SHARING]
 
 
-EVERY = [*product(ops_of(FORMS), DTYPES), *product(ops_of(FORMS_OF_PRODUCTS), [TF32])]
+OPS = ops_of(FORMS)
+EVERY = [*product(OPS, DTYPES), *product(ops_of(FORMS_OF_PRODUCTS), [TF32])]
 
 
 def from_small_to_large(op: str, dtype: str) -> list[Case]:
@@ -51,25 +52,26 @@ def check(case: Case) -> None:
         assert case.passes(), case.about
 
 
-def add_dynamic_bytes(most: dict[str, int], launches: Iterable[emulation.Recorded]) -> None:
-    for launch in launches:
-        most[launch.kernel] = max(most.get(launch.kernel, 0), launch.dynamic_bytes)
+def every_launch(ops: Collection[str] = OPS) -> Iterator[emulation.Recorded]:
+    """By all cases, for a process of its own: of the kernels next to nothing is executed.
 
-
-def most_dynamic_bytes() -> dict[str, int]:
-    """That a launch of any case asks for, by kernel.
-
-    Of the kernels next to nothing is executed: how they are launched does not depend on results.
+    How they are launched does not depend on results.
     """
     library = emulation.library("ptx")
     library.most_steps(1)
     library.start()
-    most: dict[str, int] = {}
     for op, dtype in EVERY:
-        for case in from_small_to_large(op, dtype):
-            add_dynamic_bytes(most, library.launches_by(case.passes))
+        for case in from_small_to_large(op, dtype) if op in ops else ():
+            yield from library.launches_by(case.passes)
             library.findings()
     library.stop()
+
+
+def most_dynamic_bytes(launches: Iterable[emulation.Recorded]) -> dict[str, int]:
+    """That a launch asks for, by the kernels' short names."""
+    most: dict[str, int] = {}
+    for launch in launches:
+        most[launch.kernel] = max(most.get(launch.kernel, 0), launch.dynamic_bytes)
     return dict(zip(cuda_static.demangled(most), most.values(), strict=True))
 
 
@@ -77,17 +79,18 @@ def most_dynamic_bytes() -> dict[str, int]:
 def test_kernels_match_the_references(op: str, dtype: str, backend: str) -> None:
     """Forms that launch nothing new in the first size are not tried in larger ones."""
     library = emulation.library(backend)
-    asked: dict[str, int] = {}
+    launches: list[emulation.Recorded] = []
     idle: set[str] = set()
     cases = from_small_to_large(op, dtype)
     for case in cases:
         if case.form in idle:
             continue
-        launches = library.launches_by(partial(check, case))
-        if case.size == cases[0].size and asked.keys() >= {x.kernel for x in launches}:
+        found = library.launches_by(partial(check, case))
+        new = {x.kernel for x in found} - {x.kernel for x in launches}
+        if case.size == cases[0].size and not new:
             idle.add(case.form)
-        add_dynamic_bytes(asked, launches)
-    assert asked
+        launches += found
+    assert launches
     budgets = cuda_static.budgets()
-    for name, dynamic in zip(cuda_static.demangled(asked), asked.values(), strict=True):
-        assert dynamic <= budgets[name].dynamic, name
+    for kernel, dynamic in most_dynamic_bytes(launches).items():
+        assert dynamic <= budgets[kernel].dynamic, kernel

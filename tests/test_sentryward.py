@@ -3,32 +3,36 @@
 It holds at the size of the launch that is recorded here. Kernels with branches on values in memory,
 or with addresses that it cannot tell apart, it calls unsupported: those are left to the emulation.
 
-    python tests/test_sentryward.py     tries every kernel of the operators below and prints a table
+    python tests/test_sentryward.py --op ntxent     tries each kernel and prints a table
+
+Without --op those of all operators, which takes most of an hour; --seconds is for each kernel.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
 
 import cuda_static
 import emulation
 import pytest
-import torch
+from test_every_kernel import OPS, every_launch, from_small_to_large
 
-import sslkern
-
-FINDINGS = {"potential_race", "not_wellsynced", "invalid_lifecycle"}
-
-# What can be proved here, of the kernels that the calls below launch.
-PROVED = ("largest_magnitude_kernel<float>", "sum_in_order_kernel<1024>")
+# What can be proved here, and by which operator and dtype it is launched.
+PROVED = {
+    "largest_magnitude_kernel<float>": ("ntxent", "float32"),
+    "sum_in_order_kernel<1024>": ("ntxent", "float32"),
+    "product_sums_kernel<float>": ("barlow_twins", "float32"),
+}
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed"),
@@ -39,19 +43,22 @@ pytestmark = [
 
 
 @cache
-def launches() -> dict[str, emulation.Recorded]:
-    """The first launch of every kernel that NT-Xent has, by short name."""
+def launches(op: str, dtype: str) -> dict[str, emulation.Recorded]:
+    """The first launch of every kernel in the smallest case of an operator."""
     library = emulation.library("ptx")
-    library.record(True)
     library.start()
-    z_a, z_b = torch.randn(2, 40, 60).unbind()
-    sslkern.ntxent_loss(z_a.requires_grad_(), z_b, 0.1).backward()
+    found = library.launches_by(from_small_to_large(op, dtype)[0].passes)
     library.stop()
-    recorded = library.launches()
-    library.record(False)
     assert not library.findings()
-    names = cuda_static.demangled(launch.kernel for launch in recorded)
-    return dict(zip(reversed(names), reversed(recorded), strict=True))
+    return first_by_kernel(found)
+
+
+def first_by_kernel(launches: Iterable[emulation.Recorded]) -> dict[str, emulation.Recorded]:
+    """By short name."""
+    first: dict[str, emulation.Recorded] = {}
+    for launch in launches:
+        first.setdefault(launch.kernel, launch)
+    return dict(zip(cuda_static.demangled(first), first.values(), strict=True))
 
 
 def text_of(kernel: str) -> str:
@@ -89,19 +96,21 @@ def verdict(launch: emulation.Recorded, folder: Path, seconds: int = 120) -> tup
 
 @pytest.mark.parametrize("kernel", PROVED)
 def test_kernel_is_proved_free_of_races(kernel: str, tmp_path: Path) -> None:
-    result, why = verdict(launches()[kernel], tmp_path)
+    result, why = verdict(launches(*PROVED[kernel])[kernel], tmp_path)
     assert result == "race_free", why
 
 
-def print_table(kernels: Iterable[str]) -> None:
-    import tempfile
-
-    for kernel in kernels:
+def print_table(seconds: int, ops: Collection[str]) -> None:
+    for kernel, launch in first_by_kernel(every_launch(ops)).items():
         with tempfile.TemporaryDirectory() as folder:
-            result, why = verdict(launches()[kernel], Path(folder))
+            result, why = verdict(launch, Path(folder), seconds)
         reason = "" if result == "race_free" else json.dumps(why)[:120]
-        print(f"{kernel:<44} {result:<16} {reason}", flush=True)
+        print(f"{kernel:<60} {result:<16} {reason}", flush=True)
 
 
 if __name__ == "__main__":
-    print_table(launches())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--op", choices=OPS)
+    parser.add_argument("--seconds", type=int, default=20)
+    given = parser.parse_args()
+    print_table(given.seconds, OPS if given.op is None else [given.op])
