@@ -20,6 +20,10 @@ constexpr int kPieceBytes = 16, kPieces = 8;
 // Sides of the tile of a block, and of a warp's part of it.
 template <int kSideOfBlock>
 struct Shape {
+  // Whether the products of a chunk are added up apart and then added to those before it. Tensor
+  // cores truncate their sums (Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ
+  // Computer Science, 2021): along many dims a float32 would lose digits by that.
+  static constexpr bool kAddsChunks = false;
   static constexpr int kSide = kSideOfBlock;
   static constexpr int kThreads = 256;
   static constexpr int kWarpsDown = 2, kWarpsAcross = 4;
@@ -88,6 +92,7 @@ struct Tf32 : FloatLayout {
 // product of both low parts is below it). Half the time of multiply-adds on their own units.
 struct Tf32x3 : FloatLayout {
   using Element = float;
+  static constexpr bool kAddsChunks = true;
   static constexpr unsigned kHigh = 0xffffe000u;  // what tf32 keeps of the bits
 
   template <int n>

@@ -83,6 +83,39 @@ SSLKERN_DEVICE void copy_chunk(unsigned char* to, const unsigned char* from, int
   }
 }
 
+// Calls f(value, m, h, j, i) for each; row_of(m, h) and column_of(j, i) of its Place say where.
+template <class P, class F>
+SSLKERN_DEVICE void for_each_result(Results<P>& c, const F& f) {
+#pragma unroll
+  for (int m = 0; m < P::kM; ++m) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int j = 0; j < P::kN; ++j) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) f(c[m][j][2 * h + i], m, h, j, i);
+      }
+    }
+  }
+}
+
+// Adds the products of two chunks to the warp's results.
+template <class P>
+SSLKERN_DEVICE void multiply_chunk(Results<P>& c, const unsigned char* a, const unsigned char* b,
+                                   const Place<P>& at) {
+  if constexpr (P::kAddsChunks) {
+    Results<P> own;
+    clear<P>(own);
+#pragma unroll
+    for (int step = 0; step < kChunkBytes / 32; ++step) multiply_step<P>(own, a, b, step, at);
+    for_each_result<P>(
+        own, [&](typename P::Working x, int m, int h, int j, int i) { c[m][j][2 * h + i] += x; });
+  } else {
+#pragma unroll
+    for (int step = 0; step < kChunkBytes / 32; ++step) multiply_step<P>(c, a, b, step, at);
+  }
+}
+
 // Calls finish(c, tile) for every tile of the walk, with the products in c. `shared` is the dynamic
 // shared memory; nobody reads or writes it any more once the block has met another barrier.
 template <class P, bool kResident, class Finish>
@@ -119,8 +152,7 @@ SSLKERN_DEVICE void for_each_tile(const Walk& w, unsigned char* shared, const Fi
       if (!last || tile + 1 < w.end) load(last ? tile + 1 : tile, last ? 0 : chunk + 1, buffer ^ 1);
       const unsigned char* a = a_stages + (kResident ? chunk : buffer) * kStageBytes<P>;
       const unsigned char* b = b_stages + buffer * kStageBytes<P>;
-#pragma unroll
-      for (int step = 0; step < kChunkBytes / 32; ++step) multiply_step<P>(c, a, b, step, at);
+      multiply_chunk<P>(c, a, b, at);
       buffer ^= 1;
     }
     finish(c, tile);
@@ -128,22 +160,6 @@ SSLKERN_DEVICE void for_each_tile(const Walk& w, unsigned char* shared, const Fi
 }
 
 // ---- what is done with results
-
-// Calls f(value, m, h, j, i) for each; row_of(m, h) and column_of(j, i) of its Place say where.
-template <class P, class F>
-SSLKERN_DEVICE void for_each_result(Results<P>& c, const F& f) {
-#pragma unroll
-  for (int m = 0; m < P::kM; ++m) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-#pragma unroll
-      for (int j = 0; j < P::kN; ++j) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) f(c[m][j][2 * h + i], m, h, j, i);
-      }
-    }
-  }
-}
 
 // One value per column (row) of a lane's results.
 template <class P>

@@ -1,5 +1,6 @@
 #include "platform/simt/fragments.h"
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 
@@ -53,8 +54,17 @@ struct Tf32 {
   }
 };
 
-// D = C + A B of one lane: of two rows and two columns. Products are exact in double; the order and
-// width of the hardware's sum is not documented, so results are to be compared with a tolerance.
+// Products are exact in double, and their sum is truncated, as measured on tensor cores (Fasi et
+// al., "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science, 2021). The order of the
+// hardware's sum and what it keeps on the way are not documented: results are to be compared with a
+// tolerance.
+float truncated(double x) {
+  const float nearest = float(x);
+  const bool beyond = std::fabs(double(nearest)) > std::fabs(x) && std::isfinite(nearest);
+  return beyond ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
+// D = C + A B of one lane: of two rows and two columns.
 template <class Elements>
 void multiply(const LaneData* in, unsigned lane, void* out) {
   constexpr unsigned kDepth = Elements::kDepth;
@@ -69,7 +79,7 @@ void multiply(const LaneData* in, unsigned lane, void* out) {
     }
     for (unsigned i = 0; i < 4; ++i) sums[i] += row[i / 2] * column[i % 2];
   }
-  for (unsigned i = 0; i < 4; ++i) d[i] = float(sums[i]);
+  for (unsigned i = 0; i < 4; ++i) d[i] = truncated(sums[i]);
   std::memcpy(out, d, sizeof(d));
 }
 
