@@ -889,6 +889,15 @@ def test_diagnostics_in_place_are_of_the_scores(
         torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (24, 1030), (3, 8200)])
+def test_assignments_below_the_normal_numbers_add_no_entropy(shape: tuple[int, int]) -> None:
+    """8e-39 is one of float32, but none to the logarithm of a GPU."""
+    scores = torch.full(shape, -87.0)
+    scores[:, :2] = 0
+    _, diagnostics = sslkern.sinkhorn(scores, 1.0, 0, return_diagnostics=True)
+    assert abs(diagnostics.entropy.item() - math.log(2)) < 1e-6
+
+
 def test_entropy_is_from_zero_to_log_of_the_prototypes() -> None:
     for scores, expected in ((torch.zeros(9, 40), math.log(40)), (torch.eye(40), 0.0)):
         _, diagnostics = sslkern.sinkhorn(scores, 0.005, return_diagnostics=True)

@@ -9,6 +9,8 @@
 // when no row gives a prototype more than its own mass. They are finite at any epsilon, and of the
 // working type within a chunk, float64 across chunks; potentials are float64.
 #pragma once
+#include <limits>
+
 #include "contract/sinkhorn.h"
 #include "cuda/assignment.cuh"
 
@@ -391,10 +393,10 @@ __global__ void __launch_bounds__(kAssignThreads) sinkhorn_start_kernel(Sinkhorn
 
 // ---- the plan
 
-// -sum of Q log2 Q, of a thread's elements.
+// -Q log2 Q. What is below the normal numbers counts as nothing: to the logarithm it is zero.
 template <class T>
 SSLKERN_DEVICE T bits_of(T q) {
-  return q == 0 ? T(0) : -q * log2_of(q);
+  return q < std::numeric_limits<T>::min() ? T(0) : -q * log2_of(q);
 }
 
 template <class E>

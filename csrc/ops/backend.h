@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -38,7 +39,7 @@ inline at::ScalarType accumulate_dtype(at::ScalarType dtype) {
 inline void prefer_huge_pages([[maybe_unused]] const at::Tensor& t) {
 #if defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t kHuge = std::uintptr_t(2) << 20;
-  if (t.nbytes() < 2 * kHuge) return;
+  if (!t.is_cpu() || t.nbytes() < 2 * kHuge) return;
   const auto begin = reinterpret_cast<std::uintptr_t>(t.data_ptr());
   const std::uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge;
   const std::uintptr_t last = (begin + t.nbytes()) / kHuge * kHuge;
@@ -53,9 +54,20 @@ inline at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, const at::T
   return t;
 }
 
-// Numbers as the kernels read them: float64, on the device of `like`, wherever they were given.
+// Numbers as the kernels read them: float64, on the device of `like`, wherever they were given. One
+// number of the CPU goes to a device as the argument of a kernel: a copy would wait, and could not
+// be captured in a graph.
 inline at::Tensor as_double(const at::Tensor& value, const at::Tensor& like) {
+  if (value.is_cpu() && !like.is_cpu() && value.numel() == 1) {
+    return at::full(value.sizes(), value.item<double>(), like.options().dtype(at::kDouble));
+  }
   return value.to(like.device(), at::kDouble).contiguous();
+}
+
+// What was computed wide, and on the device of the rows, as the gradient of an input: numbers may
+// have been given on the CPU.
+inline at::Tensor as_gradient_of(const at::Tensor& input, const at::Tensor& grad) {
+  return grad.to(input.options()).reshape(input.sizes());
 }
 
 // Rows with adjacent columns: the tensor itself where it is so already, whatever the distance of

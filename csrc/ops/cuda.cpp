@@ -52,6 +52,7 @@ const cuda::Entries* emulation = nullptr;
 bool device_values_are_checked = false;
 std::atomic<int64_t> asked_product_flop = 0;
 int64_t wanted_column_blocks = kColumnBlocks;
+int64_t wanted_part_bytes = kPartBytes;
 
 // The bytes from the first element to behind the last one.
 int64_t extent_bytes(const at::Tensor& t) {
@@ -116,8 +117,12 @@ void set_check_values(bool on) { device_values_are_checked = on; }
 int64_t column_blocks() { return wanted_column_blocks; }
 void set_column_blocks(int64_t count) { wanted_column_blocks = count; }
 
+int64_t part_bytes() { return wanted_part_bytes; }
+void set_part_bytes(int64_t count) { wanted_part_bytes = count; }
+
 CudaCall::CudaCall(const at::Tensor& like)
     : entries_(like.is_cuda() ? cuda_library().entries : emulation),
+      device_(like.device()),
       guard_(like.is_cuda() ? std::optional<at::Device>(like.device()) : std::nullopt) {
   launch_.tf32 = tf32_is_allowed();
   if (!like.is_cuda()) return;
@@ -130,6 +135,9 @@ CudaCall::~CudaCall() {
 }
 
 const void* CudaCall::read(const at::Tensor& t) {
+  // An address of other memory would cost a process its context: the last to look.
+  TORCH_CHECK(t.device() == device_, "sslkern: expected all tensors to be on ", device_.str(),
+              ", got one on ", t.device().str());
   const bool emulated = entries_->memory.know != nullptr;
   if (!emulated || t.numel() == 0) return t.const_data_ptr();
   void* data = nullptr;

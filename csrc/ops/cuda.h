@@ -38,6 +38,13 @@ inline constexpr int64_t kColumnBlocks = 1024;
 int64_t column_blocks();
 void set_column_blocks(int64_t count);
 
+// Bytes that a part may have of what grows with rows times columns: what may lie in the cache of a
+// large device between the kernel that writes it and what reads it. Tests set another number to
+// have small sizes in parts.
+inline constexpr int64_t kPartBytes = int64_t(64) << 20;
+int64_t part_bytes();
+void set_part_bytes(int64_t count);
+
 // One call: the device is current and its stream known while this lives, and so is, to the
 // emulation, the memory that was asked for.
 class CudaCall {
@@ -50,7 +57,7 @@ class CudaCall {
   const cuda::Entries* operator->() const { return entries_; }
   const cuda::Launch& launch() const { return launch_; }
 
-  // What kernels read: written before this call, or by torch within it.
+  // What kernels read: written before this call, or by torch within it. On the device of the call.
   const void* read(const at::Tensor& t);
   template <class T>
   const T* read(const at::Tensor& t) {
@@ -82,6 +89,7 @@ class CudaCall {
   void* know_in_place(const at::Tensor& t, bool initialised);
 
   const cuda::Entries* entries_;
+  at::Device device_;
   c10::OptionalDeviceGuard guard_;
   cuda::Launch launch_{};
   std::vector<void*> known_;

@@ -3,13 +3,14 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/mul.h>
 
+#include "ops/backend.h"
+
 namespace sslkern::ops {
 
 // The gradient of `input`. It is an argument so that differentiating the result again is noticed.
 inline at::Tensor multiply_formed(const at::Tensor& grad_sum, const at::Tensor& input,
                                   const at::Tensor& formed) {
-  const auto wide = formed.scalar_type();
-  return at::mul(formed, grad_sum.to(wide)).to(input.scalar_type()).reshape(input.sizes());
+  return as_gradient_of(input, at::mul(formed, grad_sum.to(formed.scalar_type())));
 }
 
 }  // namespace sslkern::ops

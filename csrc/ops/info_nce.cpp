@@ -242,8 +242,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
                    need_scale,
                    need_bias};
   Gradients grad = runs_on_cuda(query) ? info_nce::bwd_on_cuda(a, u) : bwd_on_cpu(a, u);
-  grad.scale = grad.scale.to(scale.scalar_type());
-  if (need_scale) grad.scale = grad.scale.reshape(scale.sizes());
+  grad.scale = need_scale ? as_gradient_of(scale, grad.scale) : grad.scale.to(scale.options());
   if (need_bias) grad.bias = grad.bias.to(bias->scalar_type());
   return {grad.query, grad.key, grad.scale, grad.bias};
 }
@@ -260,7 +259,7 @@ std::tuple<Tensor, Tensor> info_nce_formed_bwd(const Tensor& grad_loss, const Te
   // On the CPU not a plain sum, whose order depends on the number of threads.
   const Tensor total = terms.is_cuda() ? at::sum(terms) : at::cumsum(terms, 0).select(0, -1);
   const Tensor grad_scale = at::div(total, scale.to(at::kDouble).reshape({}));
-  return {grad, grad_scale.to(scale.scalar_type()).reshape(scale.sizes())};
+  return {grad, as_gradient_of(scale, grad_scale)};
 }
 
 Tensor rank_on_cpu(const Arguments& a, const OptionalTensor& threshold) {

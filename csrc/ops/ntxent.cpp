@@ -188,7 +188,7 @@ std::tuple<Tensor, Tensor, Tensor> ntxent_bwd(const Tensor& grad_loss, const Ten
       with_adjacent_columns(z_a), with_adjacent_columns(z_b), as_double(temperature, z_a),
       grad_loss.contiguous(),     lse.contiguous(),           normalize};
   const Gradients grad = runs_on_cuda(x.a) ? bwd_on_cuda(x) : bwd_on_cpu(x);
-  return {grad.a, grad.b, grad.temperature.to(temperature.options()).reshape(temperature.sizes())};
+  return {grad.a, grad.b, as_gradient_of(temperature, grad.temperature)};
 }
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as

@@ -24,6 +24,11 @@ inline Packed pack(CudaCall& call, const at::Tensor& a, const at::Tensor& b, boo
   p.N = a.size(0) + (b.defined() ? b.size(0) : 0);
   p.D = a.size(1);
   p.dtype = to_dtype(a.scalar_type());
+  // Kernels count the bytes of a tile in 32 bits.
+  const int64_t most =
+      INT32_MAX / kPackedTile / kPackedChunkBytes * (kPackedChunkBytes / dtype_bytes(p.dtype));
+  TORCH_CHECK_VALUE(p.D <= most, "sslkern: expected rows of at most ", most,
+                    " columns for CUDA kernels in ", c10::toString(a.scalar_type()), ", got ", p.D);
   Packed z;
   z.rows = empty({padded_rows(p.N), padded_dims(p.D, p.dtype)}, a.scalar_type(), a);
   z.factor = empty({padded_rows(p.N)}, accumulate_dtype(a.scalar_type()), a);
@@ -51,13 +56,34 @@ inline std::int64_t column_splits(std::int64_t rows, std::int64_t columns) {
   return std::clamp<std::int64_t>(column_blocks() * kPackedTile / padded_rows(rows), 1, tiles);
 }
 
-// Rows of G at a time, a multiple of the tile: as many as 64 MiB hold, for that is what may lie in
-// the cache of a large device between the kernel that writes them and the product that reads them.
+// Rows at a time, a multiple of the tile, of what grows with rows times columns: as many as
+// part_bytes() hold.
+inline std::int64_t rows_of_part(std::int64_t rows, double bytes_of_row) {
+  const auto most = std::int64_t(double(part_bytes()) / bytes_of_row);
+  return std::clamp<std::int64_t>(most / kPackedTile * kPackedTile, kPackedTile, padded_rows(rows));
+}
+
+// Rows of G.
 inline std::int64_t gradient_rows(std::int64_t rows, std::int64_t columns, Dtype dtype) {
-  constexpr std::int64_t kBytes = std::int64_t(64) << 20;
-  const std::int64_t row = padded_rows(columns) * dtype_bytes(dtype);
-  return std::clamp<std::int64_t>(kBytes / row / kPackedTile * kPackedTile, kPackedTile,
-                                  padded_rows(rows));
+  return rows_of_part(rows, double(padded_rows(columns) * dtype_bytes(dtype)));
+}
+
+// Rows whose columns' sums are in memory: two numbers for each column and column_part() rows, and
+// with `counted` two float64 more.
+inline std::int64_t column_rows(std::int64_t rows, std::int64_t columns, Dtype dtype,
+                                bool counted) {
+  const std::int64_t working = dtype == Dtype::kFloat64 ? 8 : 4;
+  const std::int64_t column = 2 * (working + (counted ? 8 : 0));
+  return rows_of_part(rows, double(padded_rows(columns) * column) / double(column_part(dtype)));
+}
+
+// Calls f(first row, rows) for each part of so many rows as G is in memory of.
+template <class F>
+void for_each_part(const PackedRows& rows, std::int64_t columns, const F& f) {
+  const std::int64_t part = gradient_rows(rows.N, columns, rows.dtype);
+  for (std::int64_t first = 0; first < rows.padded_N(); first += part) {
+    f(first, std::min(part, rows.padded_N() - first));
+  }
 }
 
 // What becomes of G, rows by columns: G times `right` goes into `row_product`, its transpose times
@@ -74,11 +100,10 @@ template <class WriteTiles>
 void multiply_gradient(CudaCall& call, const GradientProducts& to, const PackedRows& rows,
                        std::int64_t columns, const WriteTiles& write_tiles) {
   const at::Tensor& like = to.right.defined() ? to.right : to.left;
-  const std::int64_t chunk = gradient_rows(rows.N, columns, rows.dtype);
-  const at::Tensor g = empty({chunk, padded_rows(columns)}, like.scalar_type(), like);
+  const std::int64_t most = gradient_rows(rows.N, columns, rows.dtype);
+  const at::Tensor g = empty({most, padded_rows(columns)}, like.scalar_type(), like);
   void* memory = call.write(g);
-  for (std::int64_t first = 0; first < rows.padded_N(); first += chunk) {
-    const std::int64_t count = std::min(chunk, rows.padded_N() - first);
+  for_each_part(rows, columns, [&](std::int64_t first, std::int64_t count) {
     write_tiles(first, count, memory);
     const at::Tensor part = g.narrow(0, 0, count);
     if (to.row_product.defined()) {
@@ -87,7 +112,7 @@ void multiply_gradient(CudaCall& call, const GradientProducts& to, const PackedR
     if (to.column_product.defined()) {
       product_into(to.column_product, part.t(), to.left.narrow(0, first, count), first > 0);
     }
-  }
+  });
 }
 
 // What every way to finish packed rows has, from the product that torch has written: unscaled of G.

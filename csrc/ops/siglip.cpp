@@ -65,8 +65,8 @@ Prepared prepare(const Arguments& a) {
   Prepared p{};
   p.query = with_adjacent_columns(a.query);
   p.key = with_adjacent_columns(a.key);
-  p.scale = a.scale.to(at::kDouble).contiguous();
-  if (a.bias) p.bias = a.bias->to(at::kDouble).contiguous();
+  p.scale = as_double(a.scale, a.query);
+  if (a.bias) p.bias = as_double(*a.bias, a.query);
   const QueryKey rows =
       query_key_of(p.query, p.key, p.scale.const_data_ptr<double>(),
                    a.bias ? p.bias.const_data_ptr<double>() : nullptr, {false, true, false});
@@ -288,8 +288,8 @@ Gradients siglip_bwd(const Tensor& grad_loss, const Tensor& query, const Tensor&
   Gradients grads = allocate(a, {need_query, need_key, need_scale, need_bias}, dtype);
   runs_on_cuda(query) ? bwd_on_cuda(prepared, g, grads) : bwd_on_cpu(prepared, g, grads);
   auto& [grad_query, grad_key, grad_scale, grad_bias] = grads;
-  if (need_scale) grad_scale = grad_scale.to(scale.scalar_type()).reshape(scale.sizes());
-  if (need_bias) grad_bias = grad_bias.to(bias->scalar_type()).reshape(bias->sizes());
+  if (need_scale) grad_scale = as_gradient_of(scale, grad_scale);
+  if (need_bias) grad_bias = as_gradient_of(*bias, grad_bias);
   return grads;
 }
 

@@ -305,7 +305,7 @@ std::tuple<Tensor, Tensor> supcon_bwd(const Tensor& grad_negative, const Tensor&
                    normalize,
                    pairs};
   const Gradients grad = runs_on_cuda(x.z) ? bwd_on_cuda(x) : bwd_on_cpu(x);
-  return {grad.z, grad.temperature.to(temperature.options()).reshape(temperature.sizes())};
+  return {grad.z, as_gradient_of(temperature, grad.temperature)};
 }
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as

@@ -23,14 +23,34 @@ inline std::string describe(dim3 d) {
   return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
 }
 
-// The one place where a launch is looked at.
+// The one place where a launch is looked at. Its error is forgotten by the runtime: the next launch
+// has none of it.
 inline void check_launch(cudaError_t error, const char* kernel, dim3 grid, dim3 block,
                          std::size_t bytes) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();
   throw std::runtime_error(std::string("sslkern: ") + kernel + " with a grid of " + describe(grid) +
                            " blocks of " + describe(block) + " threads and " +
                            std::to_string(bytes) +
                            " bytes of dynamic shared memory: " + cudaGetErrorString(error));
+}
+
+// Of shared memory that a block of the current device can have.
+inline std::int64_t most_shared_bytes() {
+  int device = 0, bytes = 48 << 10;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return bytes;
+}
+
+// Lets a kernel have as much dynamic shared memory as there is, in every launch alike: what one
+// thread allows for its own must not be too little for another's.
+inline cudaError_t allow_shared_memory(const void* kernel) {
+  cudaFuncAttributes found{};
+  const cudaError_t error = cudaFuncGetAttributes(&found, kernel);
+  if (error != cudaSuccess) return error;
+  const std::int64_t most = most_shared_bytes() - std::int64_t(found.sharedSizeBytes);
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(most));
 }
 
 template <class... P, class... A>
@@ -38,21 +58,11 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, std::
             void* stream, const A&... arguments) {
   constexpr std::size_t kWithoutAsking = 48 << 10;
   if (bytes > kWithoutAsking) {
-    const auto error =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+    const auto error = allow_shared_memory(reinterpret_cast<const void*>(kernel));
     check_launch(error, name, grid, block, bytes);
   }
   kernel<<<grid, block, bytes, static_cast<cudaStream_t>(stream)>>>(P(arguments)...);
   check_launch(cudaGetLastError(), name, grid, block, bytes);
-}
-
-// Of dynamic shared memory that a block of the current device can have.
-inline std::int64_t most_shared_bytes() {
-  int device = 0, bytes = 48 << 10;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return bytes;
 }
 
 #define SSLKERN_MMA(NAME, SHAPE, TYPE)                                                      \

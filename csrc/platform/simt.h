@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "platform/simt/fragments.h"
@@ -260,8 +261,14 @@ inline unsigned pack_f16(float low, float high) {
 
 inline std::int64_t most_shared_bytes() { return std::int64_t(simt::config().limits.shared_bytes); }
 
-inline float exp2_approximate(float x) { return std::exp2(x); }
-inline float reciprocal_approximate(float x) { return 1 / x; }
-inline float log2_approximate(float x) { return std::log2(x); }
+// The approximations know no subnormal numbers: neither arguments nor results.
+inline float without_subnormals(float x) {
+  return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x;
+}
+inline float exp2_approximate(float x) { return without_subnormals(std::exp2(x)); }
+inline float reciprocal_approximate(float x) {
+  return without_subnormals(1 / without_subnormals(x));
+}
+inline float log2_approximate(float x) { return std::log2(without_subnormals(x)); }
 
 }  // namespace sslkern::platform

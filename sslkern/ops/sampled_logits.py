@@ -292,7 +292,7 @@ def _nce_rows(s: Tensor, log_z: Tensor, log_noise: Tensor, eps: float) -> Tensor
     """The losses of rows of logits."""
     # P / (P + c) is the logistic function of log P - log c, c = K P_n + eps; the noise's posterior
     # K P_n / (P + c) is what is left of 1, times K P_n / c.
-    log_c = log_noise if eps == 0 else torch.logaddexp(log_noise, log_noise.new_tensor(eps).log())
+    log_c = log_noise if eps == 0 else log_noise.logaddexp(log_noise.new_full((), eps).log())
     loss = _logistic_loss(s - (log_z + log_c).to(s.dtype))
     if eps != 0:
         ratio = (log_c - log_noise).expand_as(s)[:, 1:].sum(1)
