@@ -67,6 +67,12 @@ double fma_peak(bool float64, int threads) {
   }
 }
 
+// One of so many bytes.
+Dtype dtype_of(int64_t element_bytes) {
+  if (element_bytes == 8) return Dtype::kFloat64;
+  return element_bytes == 4 ? Dtype::kFloat32 : Dtype::kBFloat16;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -84,16 +90,22 @@ PYBIND11_MODULE(_C, m) {
         "How many blocks walks along columns are split for; without a number, as ever.");
   m.def("column_splits", &ops::column_splits, py::arg("rows"), py::arg("columns"),
         "Among how many blocks the columns of a block of rows are split.");
+  m.def("set_part_bytes", &ops::set_part_bytes, py::arg("count") = ops::kPartBytes,
+        "How large parts of what grows with rows times columns may be; without a number, as ever.");
   m.def(
       "gradient_rows",
       [](int64_t rows, int64_t columns, int64_t element_bytes) {
-        const Dtype dtype = element_bytes == 8   ? Dtype::kFloat64
-                            : element_bytes == 4 ? Dtype::kFloat32
-                                                 : Dtype::kBFloat16;
-        return ops::gradient_rows(rows, columns, dtype);
+        return ops::gradient_rows(rows, columns, dtype_of(element_bytes));
       },
       py::arg("rows"), py::arg("columns"), py::arg("element_bytes"),
       "How many rows of a gradient matrix are in memory at a time.");
+  m.def(
+      "column_rows",
+      [](int64_t rows, int64_t columns, int64_t element_bytes) {
+        return ops::column_rows(rows, columns, dtype_of(element_bytes), false);
+      },
+      py::arg("rows"), py::arg("columns"), py::arg("element_bytes"),
+      "How many rows the sums of whose columns are in memory at a time.");
   m.def("product_flop", &ops::product_flop,
         "Operations of all matrix products that were left to the library so far.");
   m.def("check_values", &ops::check_values, "Whether values on devices are checked.");

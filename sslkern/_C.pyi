@@ -11,7 +11,13 @@ def set_column_blocks(count: SupportsInt | SupportsIndex = 1024) -> None: ...
 def column_splits(
     rows: SupportsInt | SupportsIndex, columns: SupportsInt | SupportsIndex
 ) -> int: ...
+def set_part_bytes(count: SupportsInt | SupportsIndex = 67108864) -> None: ...
 def gradient_rows(
+    rows: SupportsInt | SupportsIndex,
+    columns: SupportsInt | SupportsIndex,
+    element_bytes: SupportsInt | SupportsIndex,
+) -> int: ...
+def column_rows(
     rows: SupportsInt | SupportsIndex,
     columns: SupportsInt | SupportsIndex,
     element_bytes: SupportsInt | SupportsIndex,

@@ -14,8 +14,7 @@ from kernel_forms import MORE_FORMS
 
 from sslkern.cli import verify
 from sslkern.cli.arguments import DTYPES
-from sslkern.verification import inputs
-from sslkern.verification.forms import FORMS, sinkhorn_form
+from sslkern.verification.forms import FORMS
 from sslkern.verification.terms import Values
 
 Sizes = Sequence[tuple[int, int]]
@@ -42,8 +41,13 @@ LOW = 0.005  # of temperatures and epsilons
 TF32 = "tf32"  # not a dtype of tensors: float32 whose products are rounded
 _DTYPES = DTYPES | {TF32: torch.float32}
 
-# Potentials that no iteration changes have a kernel of their own.
-NO_ITERATIONS = sinkhorn_form("no iterations", inputs.assigned, iterations=0)
+PARTED = (258, 12)  # rows of three tiles
+_IN_BOTH_DIRECTIONS = (
+    "info_nce, symmetric",
+    "info_nce, symmetric smoothing",
+    "info_nce, two ids, smoothing",
+    "info_nce, symmetric, of columns",
+)
 
 MORE_CHECKS = (
     ("sinkhorn", checks.diagnoses, _ROWS),
@@ -54,7 +58,14 @@ MORE_CHECKS = (
     ("sampled_logits", checks.misses, _SAMPLES),
     ("linear_cross_entropy", checks.units, ((1024, 8),)),
     ("siglip", checks.lifts, ((1024, 40),)),
-    ("supcon", checks.walks_twice, ((258, 12), (258, 264))),  # an odd number of chunks
+    # An odd number of chunks: a row's class leaves columns before it and behind it; three tiles.
+    ("supcon", checks.in_blocks(1, "supcon, large class"), ((258, 12), (258, 264))),
+    ("ntxent", checks.in_blocks(6, "ntxent"), ((258, 264),)),
+    ("ntxent", checks.in_parts("ntxent"), (PARTED,)),
+    ("info_nce", checks.in_parts(*_IN_BOTH_DIRECTIONS, "info_nce, of columns"), (PARTED,)),
+    ("supcon", checks.in_parts("supcon, out"), (PARTED,)),
+    ("siglip", checks.in_parts("siglip, mean"), (PARTED,)),
+    ("linear_cross_entropy", checks.in_parts("linear_cross_entropy, mean"), (PARTED,)),
 )
 
 # Those that hold whatever rounds the products.
@@ -84,12 +95,17 @@ def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case
 def _of_forms(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
     rounds = name == TF32
     passes = _agrees_by_tf32 if rounds else checks.agrees
-    forms = [form for form in (*FORMS, *MORE_FORMS, NO_ITERATIONS) if form.op == op]
+    forms = [form for form in (*FORMS, *MORE_FORMS) if form.op == op]
     for size in sizes:
         for setting in (s for form in forms for s in verify.settings(form, [_DTYPES[name]])):
             if _is_chosen(setting, rounds) and not _is_rounded_by_the_reference(setting):
                 about = f"{setting}, {name}"
                 yield Case(setting.form.name, about, size, partial(passes, setting, size, {}))
+
+
+def parted_cases_of(op: str, name: str) -> Iterator[Case]:
+    """In several parts, where other sizes of rows times columns need one."""
+    yield from (case for case in _of_checks(op, name, (PARTED,)) if "part_bytes" in case.form)
 
 
 def _of_checks(op: str, name: str, sizes: Sizes) -> Iterator[Case]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -18,6 +18,7 @@ from sslkern.cli import verify
 from sslkern.ops.info_nce import positive_rank
 from sslkern.reference._common import normalize_rows
 from sslkern.verification import inputs
+from sslkern.verification.forms import FORMS
 from sslkern.verification.terms import Values
 
 _evaluate = verify._evaluate
@@ -214,8 +215,34 @@ def ranges(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return True
 
 
-def walks_twice(dtype: torch.dtype, size: tuple[int, int]) -> bool:
-    """Whether a block takes all columns that its rows' class leaves, before it and behind it."""
-    extension.C.set_column_blocks(1)
-    (form,) = (form for form in MORE_FORMS if form.op == "supcon")
-    return agrees(verify.Setting(form, dtype, normalize=True, temperature=0.1), size, {})
+Check = Callable[[torch.dtype, tuple[int, int]], bool]
+
+
+def in_blocks(count: int, *forms: str) -> Check:
+    """The named forms, with so many blocks sharing a row of tiles in all."""
+    return _with(extension.C.set_column_blocks, count, forms)
+
+
+def in_parts(*forms: str) -> Check:
+    """With what grows with rows times columns in parts of one row of tiles."""
+    return _with(extension.C.set_part_bytes, 1, forms)
+
+
+def _with(setting: Callable[..., None], value: int, forms: Sequence[str]) -> Check:
+    def check(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+        setting(value)
+        try:
+            agree = [_form_agrees(name, dtype, size) for name in forms]  # all, whatever one says
+            return all(agree)
+        finally:
+            setting()
+
+    check.__name__ = f"{setting.__name__}({value})"
+    return check
+
+
+def _form_agrees(name: str, dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    (form,) = (form for form in (*FORMS, *MORE_FORMS) if form.name == name)
+    normalize = True if form.normalizes else None
+    temperature = None if form.parameter is None else 0.1
+    return agrees(verify.Setting(form, dtype, normalize, temperature), size, {})

@@ -223,6 +223,7 @@ MORE_FORMS = (
         options={"hard": True},
         result="plan",
     ),
+    _sinkhorn("no iterations", inputs.assigned, iterations=0),
     _sinkhorn("tolerance of some", _rows_of_one_warp, tolerance=0.3, iterations=20),
     *(
         _sinkhorn(f"tolerance {x}", make, tolerance=x, iterations=20)

@@ -13,7 +13,7 @@ from itertools import product
 import cuda_static
 import emulation
 import pytest
-from kernel_cases import SIZES_OF, TF32, Case, cases_of
+from kernel_cases import SIZES_OF, TF32, Case, cases_of, parted_cases_of
 from test_schedules import COMPOSED
 from test_tf32 import FORMS_OF_PRODUCTS
 
@@ -39,12 +39,13 @@ EVERY = [*product(OPS, DTYPES), *product(ops_of(FORMS_OF_PRODUCTS), [TF32])]
 
 
 def from_small_to_large(op: str, dtype: str) -> list[Case]:
-    """One of each form and size: of how rows are scaled kernels do not depend."""
+    """One of each form and size: of how rows are scaled kernels do not depend. And in parts."""
     sizes = sorted(SIZES_OF.get(op, SIZES), key=lambda size: size[0] * size[1])
     first: dict[object, Case] = {}
     for case in cases_of(op, [dtype], sizes):
         first.setdefault((case.size, case.form), case)
-    return sorted(first.values(), key=lambda case: sizes.index(case.size))
+    ordered = sorted(first.values(), key=lambda case: sizes.index(case.size))
+    return [*ordered, *parted_cases_of(op, dtype)]
 
 
 def check(case: Case) -> None:

@@ -625,6 +625,40 @@ def test_one_dominant_pair_stays_finite(dtype: torch.dtype) -> None:
     assert_like_reference(x, 0.5, normalize=False)
 
 
+def test_a_row_far_below_those_beside_it_keeps_its_sum() -> None:
+    """Ids leave it nothing in columns where the others have their positives, 2^288 above."""
+    g = torch.Generator().manual_seed(0)
+    query = F.normalize(torch.randn(128, 64, generator=g))
+    key = query.clone()
+    key[40] = F.normalize(torch.randn(64, generator=g), dim=0)
+    ids = torch.arange(128).clamp(min=63)
+    options: Options = {"ids": ids, "temperature": 0.005, "symmetric": True, "reduction": "none"}
+    loss = sslkern.info_nce_loss(query, key, **options)
+    expected = reference.info_nce_loss(query.double(), key.double(), **options)
+    assert expected[40] > 10
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_beyond_float32s_exponents_have_gradients() -> None:
+    """The log-sum-exp of every row and column is 1024 or so: for no column at all it is 0."""
+    g = torch.Generator().manual_seed(0)
+    image = 4 * torch.randn(65, 64, generator=g).sign().repeat_interleave(2, 0)
+    image[:, 0], image[:, 1] = 4, -4
+    text = image.clone()  # two are as similar to either of two images, and differ
+    text[0::2, :2] += 1
+    text[1::2, :2] -= 1
+    grads = []
+    for function, dtype in (
+        (sslkern.clip_loss, torch.bfloat16),
+        (reference.clip_loss, torch.float64),
+    ):
+        leaves = [x.to(dtype).requires_grad_() for x in (image, text, torch.ones(()))]
+        function(*leaves, reduction="sum").backward()
+        grads.append([x.grad.double() for x in leaves if x.grad is not None])
+    assert grads[1][0].abs().max() > 0.5
+    torch.testing.assert_close(*grads, rtol=1e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("temperature", [0.5, 0.005])

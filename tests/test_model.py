@@ -227,6 +227,13 @@ def test_large_gradients_are_launched_in_parts() -> None:
     assert NTXENT.walk("forward", "ntxent_fwd_kernel", size, torch.bfloat16) == Walk(256, 4)
 
 
+def test_sums_of_many_columns_are_launched_in_parts() -> None:
+    clip, size = OPERATORS["clip"], Size(32768, 128)
+    walk = clip.walk("forward", "info_nce_fwd_kernel", size, torch.bfloat16)
+    assert walk == Walk(256, 8, launches=2)
+    assert clip.walk("forward", "info_nce_merge_kernel", size, torch.bfloat16).launches == 1
+
+
 # ---- the roofline
 
 

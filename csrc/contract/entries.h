@@ -45,7 +45,8 @@
   X(info_nce_middle, InfoNceMiddle)                           \
   X(info_nce_weights, InfoNceWeights)                         \
   X(info_nce_tiles, InfoNceTiles)                             \
-  X(info_nce_small, InfoNceSmall)                             \
+  X(info_nce_row_dots, InfoNceRowDots)                        \
+  X(info_nce_column_gradients, InfoNceColumnGradients)        \
   X(info_nce_rank, InfoNceCounts)                             \
   X(siglip_weights, SiglipWeights)                            \
   X(siglip_lift, SiglipLift)                                  \

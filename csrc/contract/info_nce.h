@@ -83,7 +83,8 @@ struct InfoNceRank {
 //
 // Rows are split among blocks, and the keys among `splits` blocks of each tile of rows. What rows
 // collect comes in one part per split, what columns collect in one part per kColumnPart rows: the
-// rows of a warp. A second kernel merges the parts in their order.
+// rows of a warp. A second kernel merges the parts in their order. Parts of columns are as many as
+// rows times columns: as many rows are taken at a time as they fit into bounded memory for.
 
 // What scales and biases make of the columns.
 struct InfoNceColumns {
@@ -105,20 +106,23 @@ struct InfoNcePacked {
 // What the rows, or the columns, collect in the forward pass, and what becomes of it.
 struct InfoNceSide {
   std::int64_t count, padded, parts;
-  void* partial;   // (parts, padded, 2) working: largest x and sum of 2^(x - largest)
-  double* logits;  // (parts, padded, 2) sum and number of the x that count; null where all count
-                   // and nobody asks for their sum
-  void* loss;      // (count) working
-  double* stats;   // (count, 2) lse log2(e) and |A|
+  void* partial;    // (parts, padded, 2) working: largest x and sum of 2^(x - largest)
+  double* logits;   // (parts, padded, 2) sum and number of the x that count; null where all count
+                    // and nobody asks for their sum
+  double* carried;  // (count, 4) all these, of the parts of earlier launches; null without such
+  void* loss;       // (count) working
+  double* stats;    // (count, 2) lse log2(e) and |A|
 };
 
+// Of rows first_row .. first_row + rows; the launch of the last rows gives the results.
 struct InfoNceSums {
   InfoNcePacked in;
   double label_smoothing;
   bool symmetric;
-  std::int64_t splits;   // > 0
-  InfoNceSide row, col;  // col only if symmetric
-  void* positive;        // (N) working: x_{i,t_i}; null without targets
+  std::int64_t first_row, rows;  // multiples of kPackedTile; all rows unless symmetric
+  std::int64_t splits;           // > 0
+  InfoNceSide row, col;          // col only if symmetric
+  void* positive;                // (N) working: x_{i,t_i}; null without targets
 };
 
 // The middle of all lse, and the largest distance to it: infinity where one is not finite.
@@ -169,22 +173,30 @@ struct InfoNceTiles {
   std::int64_t splits;           // > 0
   void* gradient;                // (rows, padded M) of dtype; null if not wanted
   void* row_sum;                 // (splits, padded N) working: of G_ij d_ij
-  void* column_sum;  // (padded N / column_part, padded M, 2) working: of G_ij and of G_ij d_ij;
-                     // null if not wanted
+  void* column_sum;  // (rows / column_part, padded M, 2) working: of G_ij and of G_ij d_ij; null
+                     // if not wanted
 };
 
-// The gradients of scales and biases, from the sums of the tiles.
-struct InfoNceSmall {
-  std::int64_t N, M;
+// xh_i . grad_xh_i, from the sums of the tiles.
+struct InfoNceRowDots {
+  std::int64_t N, splits;
   Dtype dtype;
-  std::int64_t splits;
-  const void* row_sum;
-  const void* column_sum;
+  const void* row_sum;  // of InfoNceTiles
   const double* unit;   // scalar, or null: 1
-  const double* scale;  // (M); read for grad_scale alone
-  double* row_dot;      // (N) xh_i . grad_xh_i; null if not wanted
-  double* grad_scale;   // (M); null if not wanted
-  double* grad_bias;    // (M); null if not wanted
+  double* row_dot;      // (N)
+};
+
+// The gradients of keys' scales and biases, from the sums of so many parts of columns; added to
+// those of earlier rows if asked.
+struct InfoNceColumnGradients {
+  std::int64_t M, parts;
+  Dtype dtype;
+  bool add;
+  const void* column_sum;  // (parts, padded M, 2), of InfoNceTiles
+  const double* unit;      // scalar, or null: 1
+  const double* scale;     // (M); read for grad_scale alone
+  double* grad_scale;      // (M); null if not wanted
+  double* grad_bias;       // (M); null if not wanted
 };
 
 struct InfoNceCounts {
@@ -210,7 +222,8 @@ void info_nce_fwd(const InfoNceSums&, const Launch&);
 void info_nce_middle(const InfoNceMiddle&, const Launch&);
 void info_nce_weights(const InfoNceWeights&, const Launch&);
 void info_nce_tiles(const InfoNceTiles&, const Launch&);
-void info_nce_small(const InfoNceSmall&, const Launch&);
+void info_nce_row_dots(const InfoNceRowDots&, const Launch&);
+void info_nce_column_gradients(const InfoNceColumnGradients&, const Launch&);
 void info_nce_rank(const InfoNceCounts&, const Launch&);
 }  // namespace cuda
 

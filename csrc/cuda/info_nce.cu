@@ -31,7 +31,7 @@ void info_nce_fwd(const InfoNceSums& p, const Launch& how) {
     using P = decltype(product);
     const bool counted = p.row.logits != nullptr;
     const std::int64_t besides = OnlineRows<P>::kBytes + (counted ? LogitRows<P>::kBytes : 0);
-    const dim3 grid = walk_grid<P>(p.in.query.padded_N(), p.splits), block(P::kThreads);
+    const dim3 grid = walk_grid<P>(p.rows, p.splits), block(P::kThreads);
     with_variant<P>(p.in.key, besides, counted, [&](auto resident, auto counts, auto bytes) {
       constexpr bool kResident = decltype(resident)::value, kCounts = decltype(counts)::value;
       with_flag(p.symmetric, [&](auto symmetric) {
@@ -43,6 +43,11 @@ void info_nce_fwd(const InfoNceSums& p, const Launch& how) {
   });
   with_working(p.in.key.dtype, [&](auto working) {
     using T = decltype(working);
+    if (p.first_row + p.rows < p.in.query.padded_N()) {
+      SSLKERN_LAUNCH(info_nce_carry_kernel<T>, blocks_for(p.col.count, 256), dim3(256), 0,
+                     how.stream, p);
+      return;
+    }
     SSLKERN_LAUNCH((info_nce_merge_kernel<T, false>), blocks_for(p.row.count, 256), dim3(256), 0,
                    how.stream, p);
     if (!p.symmetric) return;
@@ -80,16 +85,18 @@ void info_nce_tiles(const InfoNceTiles& p, const Launch& how) {
   });
 }
 
-void info_nce_small(const InfoNceSmall& p, const Launch& how) {
+void info_nce_row_dots(const InfoNceRowDots& p, const Launch& how) {
   with_working(p.dtype, [&](auto working) {
     using T = decltype(working);
-    if (p.row_dot != nullptr) {
-      SSLKERN_LAUNCH(info_nce_row_dot_kernel<T>, blocks_for(p.N, 256), dim3(256), 0, how.stream, p);
-    }
-    if (p.column_sum != nullptr) {
-      SSLKERN_LAUNCH(info_nce_column_gradients_kernel<T>, blocks_for(p.M, 256), dim3(256), 0,
-                     how.stream, p);
-    }
+    SSLKERN_LAUNCH(info_nce_row_dot_kernel<T>, blocks_for(p.N, 256), dim3(256), 0, how.stream, p);
+  });
+}
+
+void info_nce_column_gradients(const InfoNceColumnGradients& p, const Launch& how) {
+  with_working(p.dtype, [&](auto working) {
+    using T = decltype(working);
+    SSLKERN_LAUNCH(info_nce_column_gradients_kernel<T>, blocks_for(p.M, 256), dim3(256), 0,
+                   how.stream, p);
   });
 }
 

@@ -132,7 +132,8 @@ SSLKERN_DEVICE void add_rows_and_columns(const OnlineRows<P>& rows, const Result
     }
     add_columns<P>(column, x, largest.columns);
   }
-  store_column_pair<P>(pairs, shift, column_sum<P>(column, at), at);
+  const T sum = column_sum<P>(column, at);
+  store_column_pair<P>(pairs, sum == 0 ? Lowest<T>::value : shift, sum, at);
 }
 
 // ---- sums of logits, for label smoothing and ids
@@ -237,9 +238,9 @@ SSLKERN_DEVICE void keep_positives(Results<P>& c, const KeyTile<P>& tile,
   }
 }
 
-// Grid (tiles of queries, splits), block P::kThreads, dynamic shared memory of shared_need with
-// OnlineRows, and with kCounts LogitRows, besides. A block owns the rows of its tile and walks
-// along its share of the keys.
+// Grid (tiles of the given queries, splits), block P::kThreads, dynamic shared memory of
+// shared_need with OnlineRows, and with kCounts LogitRows, besides. A block owns the rows of its
+// tile and walks along its share of the keys.
 //
 // One direction: a lane keeps the largest score and the sum of powers of the columns that it has
 // seen of its rows. Per element of S: D multiply-adds, one exponential, five operations.
@@ -256,8 +257,8 @@ __global__ void __launch_bounds__(P::kThreads, kResident && !kSymmetric ? P::kMi
   using T = typename P::Working;
   SSLKERN_DYNAMIC_SHARED(unsigned char, shared);
   const Place<P> at = Place<P>::here();
-  const int first_row = int(blockIdx.x) * P::kSide;
-  const Walk walk = walk_of<P>(p.in.query, 0, p.in.key, p.splits);
+  const int first_row = int(p.first_row) + int(blockIdx.x) * P::kSide;
+  const Walk walk = walk_of<P>(p.in.query, p.first_row, p.in.key, p.splits);
   unsigned char* const besides = behind_tiles<P, kResident>(shared, walk);
   const OnlineRows<P> online{reinterpret_cast<T*>(besides), at};
   const LogitRows<P> logits = LogitRows<P>::in(besides + OnlineRows<P>::kBytes);
@@ -269,12 +270,13 @@ __global__ void __launch_bounds__(P::kThreads, kResident && !kSymmetric ? P::kMi
     tile.score(c);
     if (kCounts) {
       count_pairs<P>(c, tile, positive, logits,
-                     kSymmetric ? p.col.logits + column_pairs(tile) : nullptr);
+                     kSymmetric ? p.col.logits + column_pairs(tile, p.first_row) : nullptr);
     } else if ((kSymmetric && !tile.all_rows_exist()) || !tile.has_no_target()) {
       keep_positives<P>(c, tile, positive);
     }
     if (kSymmetric) {
-      add_rows_and_columns<P>(online, c, static_cast<T*>(p.col.partial) + column_pairs(tile), at);
+      T* const pairs = static_cast<T*>(p.col.partial) + column_pairs(tile, p.first_row);
+      add_rows_and_columns<P>(online, c, pairs, at);
     } else {
       online.add(c);
     }
@@ -284,32 +286,62 @@ __global__ void __launch_bounds__(P::kThreads, kResident && !kSymmetric ? P::kMi
   if (kCounts) logits.write(p.row.logits + first_pair, shared, at);
 }
 
+// What a row or column has collected: the sum is in units of 2^largest.
+struct Collected {
+  double largest, sum, logits, number;
+};
+
+// Of all parts in their order, behind what earlier launches had if it is `carried`.
+template <class T>
+SSLKERN_DEVICE Collected collected(const InfoNceSide& side, std::int64_t i, bool carried) {
+  Collected x{Lowest<double>::value, 0, 0, 0};
+  if (carried) {
+    const double2 sum = load_pair(side.carried, 2 * i), logits = load_pair(side.carried, 2 * i + 1);
+    x = {sum.x, sum.y, logits.x, logits.y};
+  }
+  const T* const partial = static_cast<const T*>(side.partial);
+  const LogSum merged = merged_sum({x.largest, x.sum}, partial, i, side.padded, side.parts);
+  x.largest = merged.largest;
+  x.sum = merged.sum;
+  if (side.logits == nullptr) return x;
+  for (std::int64_t part = 0; part < side.parts; ++part) {
+    const double2 pair = load_pair(side.logits, part * side.padded + i);
+    x.logits += pair.x;
+    x.number += pair.y;
+  }
+  return x;
+}
+
+// A thread per column: keeps what its rows so far have given.
+template <class T>
+__global__ void __launch_bounds__(256) info_nce_carry_kernel(InfoNceSums p) {
+  const std::int64_t j = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
+  if (j >= p.col.count) return;
+  const Collected x = collected<T>(p.col, j, p.first_row > 0);
+  store_pair(p.col.carried, 2 * j, x.largest, x.sum);
+  store_pair(p.col.carried, 2 * j + 1, x.logits, x.number);
+}
+
 // A thread per row (per column, if kColumns): merges the parts.
 template <class T, bool kColumns>
 __global__ void __launch_bounds__(256, 4) info_nce_merge_kernel(InfoNceSums p) {
   const InfoNceSide& side = kColumns ? p.col : p.row;
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= side.count) return;
-  double lse = merged_lse(static_cast<const T*>(side.partial), i, side.padded, side.parts);
+  const Collected x = collected<T>(side, i, kColumns && p.first_row > 0);
+  double lse = x.largest + log2(x.sum);
   // Nobody has looked at the targets: one that is no column makes the row NaN, its gradient too.
   const bool has_target = p.in.target != nullptr;
   if (has_target && !is_column(p.in.target[i], p.in.key)) lse = NAN;
-  double sum = 0, number = double(kColumns ? p.in.query.N : p.in.key.N);
-  if (side.logits != nullptr) {
-    number = 0;
-    for (std::int64_t part = 0; part < side.parts; ++part) {
-      const double2 pair = load_pair(side.logits, part * side.padded + i);
-      sum += pair.x;
-      number += pair.y;
-    }
-  }
+  const double every = double(kColumns ? p.in.query.N : p.in.key.N);
+  const double number = side.logits == nullptr ? every : x.number;
   const double e = p.label_smoothing;
   double loss = lse;
   if (has_target && lse == lse) {
     const double positive = double(static_cast<const T*>(p.positive)[i]);
     loss -= e == 0 ? positive : (1 - e) * positive;
   }
-  if (e > 0) loss -= e * sum / number;
+  if (e > 0) loss -= e * x.logits / number;
   static_cast<T*>(side.loss)[i] = T(loss * kLn2);
   side.stats[2 * i] = lse;
   side.stats[2 * i + 1] = number;

@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(256) info_nce_weights_kernel(InfoNceWeights p)
   static_cast<T*>(p.to.shift)[i] = shift;
   static_cast<T*>(p.to.fine)[i] = T(g * exp2(double(shift) - lse));
   if (p.middle != nullptr) {
-    static_cast<T*>(p.to.coarse)[i] = T(g * exp2(double(T(p.middle[0])) - lse));
+    const double power = exp2(double(T(p.middle[0])) - lse);
+    static_cast<T*>(p.to.coarse)[i] = exists ? T(g * power) : T(0);  // not 0 times infinity
   }
   static_cast<T*>(p.to.uniform)[i] = T(p.label_smoothing > 0 ? g * p.label_smoothing / number : 0);
 }
@@ -211,7 +212,9 @@ __global__ void __launch_bounds__(P::kThreads, 1) info_nce_tiles_kernel(InfoNceT
       gradient.general(c, sums);
     }
     T* const pairs = static_cast<T*>(p.column_sum);
-    if (kExtras && pairs != nullptr) sums.write_columns(pairs + column_pairs(tile), at);
+    if (kExtras && pairs != nullptr) {
+      sums.write_columns(pairs + column_pairs(tile, p.first_row), at);
+    }
   });
   T* const row_sum =
       static_cast<T*>(p.row_sum) + blockIdx.y * p.in.query.padded_N() + p.first_row + row;
@@ -221,7 +224,7 @@ __global__ void __launch_bounds__(P::kThreads, 1) info_nce_tiles_kernel(InfoNceT
 
 // A thread per row: xh_i . grad_xh_i, the splits in their order.
 template <class T>
-__global__ void __launch_bounds__(256) info_nce_row_dot_kernel(InfoNceSmall p) {
+__global__ void __launch_bounds__(256) info_nce_row_dot_kernel(InfoNceRowDots p) {
   const std::int64_t i = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= p.N) return;
   double sum = 0;
@@ -233,20 +236,22 @@ __global__ void __launch_bounds__(256) info_nce_row_dot_kernel(InfoNceSmall p) {
 
 // A thread per column: its sums of all parts in their order.
 template <class T>
-__global__ void __launch_bounds__(256) info_nce_column_gradients_kernel(InfoNceSmall p) {
+__global__ void __launch_bounds__(256) info_nce_column_gradients_kernel(InfoNceColumnGradients p) {
   const std::int64_t j = std::int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (j >= p.M) return;
-  const std::int64_t parts = padded_rows(p.N) / column_part(p.dtype);
   double gradient = 0, slope = 0;
-  for (std::int64_t part = 0; part < parts; ++part) {
+  for (std::int64_t part = 0; part < p.parts; ++part) {
     const T* const sums = static_cast<const T*>(p.column_sum);
     const auto pair = load_pair(sums, part * padded_rows(p.M) + j);
     gradient += double(pair.x);
     slope += double(pair.y);
   }
   const double unit = p.unit == nullptr ? 1 : *p.unit;
-  if (p.grad_bias != nullptr) p.grad_bias[j] = unit * gradient;
-  if (p.grad_scale != nullptr) p.grad_scale[j] = unit * kLn2 * slope / p.scale[j];
+  const auto give = [&](double* to, double value) {
+    if (to != nullptr) to[j] = (p.add ? to[j] : 0) + unit * value;
+  };
+  give(p.grad_bias, gradient);
+  if (p.grad_scale != nullptr) give(p.grad_scale, kLn2 * slope / p.scale[j]);
 }
 
 }  // namespace sslkern::cuda

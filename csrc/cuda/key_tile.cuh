@@ -101,10 +101,11 @@ struct Counting {
   }
 };
 
-// Where the pairs of a tile's columns are, of the rows of this warp.
+// Where the pairs of a tile's columns are, of the rows of this warp. The parts begin with
+// `first_row`.
 template <class P>
-SSLKERN_DEVICE std::int64_t column_pairs(const KeyTile<P>& tile) {
-  const std::int64_t part = (tile.row + tile.at.row) / P::kWarpRows;
+SSLKERN_DEVICE std::int64_t column_pairs(const KeyTile<P>& tile, std::int64_t first_row) {
+  const std::int64_t part = (tile.row - first_row + tile.at.row) / P::kWarpRows;
   return 2 * (part * tile.in.key.padded_N() + tile.column);
 }
 

@@ -52,11 +52,13 @@ struct OnlineRows {
     }
   }
 
-  // Adds total 2^largest to one row, with one exponential.
+  // Adds total 2^largest to one row, with one exponential. A total of nothing leaves the maximum:
+  // raised to that of other rows it could lie so far above this row's scores that their sum is
+  // lost.
   SSLKERN_DEVICE void add_sum(int m, int h, T largest, T total) const {
     const T before = max(m, h);
-    const bool higher = largest > before;
-    const T down = power_of_two(higher ? before - largest : largest - before);
+    const bool higher = total != 0 && largest > before;
+    const T down = power_of_two(-fabs(largest - before));
     sum(m, h) = higher ? sum(m, h) * down + total : sum(m, h) + total * down;
     max(m, h) = higher ? largest : before;
   }
@@ -100,19 +102,33 @@ struct OnlineRows {
   }
 };
 
-// The log-sum-exp of a row in base 2, from the pairs of all splits in their order.
+// sum 2^largest.
+struct LogSum {
+  double largest, sum;
+};
+
+// The pairs of a row in base 2 of all splits in their order, behind those that came before.
 template <class T>
-SSLKERN_DEVICE double merged_lse(const T* partial, std::int64_t row, std::int64_t padded,
-                                 std::int64_t splits) {
-  double largest = Lowest<double>::value, sum = 0;
+SSLKERN_DEVICE LogSum merged_sum(const LogSum& before, const T* partial, std::int64_t row,
+                                 std::int64_t padded, std::int64_t splits) {
+  double largest = before.largest;
   for (std::int64_t s = 0; s < splits; ++s) {
     largest = larger(largest, double(partial[2 * (s * padded + row)]));
   }
+  double sum = before.sum == 0 ? 0 : before.sum * exp2(before.largest - largest);
   for (std::int64_t s = 0; s < splits; ++s) {
     const auto pair = load_pair(partial, s * padded + row);
     sum += double(pair.y) * exp2(double(pair.x) - largest);
   }
-  return largest + log2(sum);
+  return {largest, sum};
+}
+
+// Their log-sum-exp in base 2.
+template <class T>
+SSLKERN_DEVICE double merged_lse(const T* partial, std::int64_t row, std::int64_t padded,
+                                 std::int64_t splits) {
+  const LogSum x = merged_sum({Lowest<double>::value, 0}, partial, row, padded, splits);
+  return x.largest + log2(x.sum);
 }
 
 }  // namespace sslkern::cuda

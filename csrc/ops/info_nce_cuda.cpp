@@ -130,10 +130,11 @@ InfoNceTiles tiles_of(CudaCall& call, const Arguments& a, const Prepared& p, con
     t.scale_unit = unit_of(call, p.scale, p.in.key.N, Dtype::kFloat64,
                            call.keep(empty({}, at::kDouble, a.query)));
   }
-  t.splits = column_splits(gradient_rows(p.in.query.N, p.in.key.N, p.in.key.dtype), p.in.key.N);
+  const int64_t chunk = gradient_rows(p.in.query.N, p.in.key.N, p.in.key.dtype);
+  t.splits = column_splits(chunk, p.in.key.N);
   t.row_sum = call.scratch(empty({t.splits, p.in.query.padded_N()}, working, a.query));
   if (task.grad_bias != nullptr || (task.grad_scale != nullptr && p.scale_per_key)) {
-    const int64_t parts = p.in.query.padded_N() / column_part(p.in.key.dtype);
+    const int64_t parts = chunk / column_part(p.in.key.dtype);
     t.column_sum = call.scratch(empty({parts, p.in.key.padded_N(), 2}, working, a.query));
   }
   return t;
@@ -151,28 +152,32 @@ void finish(CudaCall& call, const Arguments& a, const Packed& rows, const Tensor
   call->finish_rows(f, call.launch());
 }
 
-void finish_small(CudaCall& call, const Prepared& p, const InfoNceTiles& t, const Task& task,
-                  const Tensor& like) {
+// What a column's rows have of the gradients of its scale and bias.
+InfoNceColumnGradients columns_of(const Prepared& p, const InfoNceTiles& t, const Task& task) {
+  InfoNceColumnGradients c{};
+  c.M = p.in.key.N;
+  c.dtype = p.in.key.dtype;
+  c.column_sum = t.column_sum;
+  c.unit = task.unit;
+  c.scale = p.scale;
+  c.grad_scale = p.scale_per_key ? task.grad_scale : nullptr;
+  c.grad_bias = task.grad_bias;
+  return c;
+}
+
+void finish_row_dots(CudaCall& call, const Prepared& p, const InfoNceTiles& t, const Task& task,
+                     const Tensor& like) {
   const bool one_scale = task.grad_scale != nullptr && !p.scale_per_key;
-  InfoNceSmall s{};
-  s.N = p.in.query.N;
-  s.M = p.in.key.N;
-  s.dtype = p.in.key.dtype;
-  s.splits = t.splits;
-  s.row_sum = t.row_sum;
-  s.column_sum = t.column_sum;
-  s.unit = task.unit;
-  s.scale = p.scale;
-  s.row_dot = task.row_dot;
-  if (one_scale) s.row_dot = call.scratch<double>(empty({s.N}, at::kDouble, like));
-  s.grad_scale = p.scale_per_key ? task.grad_scale : nullptr;
-  s.grad_bias = task.grad_bias;
-  call->info_nce_small(s, call.launch());
-  if (one_scale) sum_in_order(call, s.row_dot, s.N, task.grad_scale, 1, nullptr, p.scale);
+  if (!one_scale && task.row_dot == nullptr) return;
+  InfoNceRowDots d{p.in.query.N, t.splits, p.in.key.dtype, t.row_sum, task.unit, task.row_dot};
+  if (one_scale) d.row_dot = call.scratch<double>(empty({d.N}, at::kDouble, like));
+  call->info_nce_row_dots(d, call.launch());
+  if (one_scale) sum_in_order(call, d.row_dot, d.N, task.grad_scale, 1, nullptr, p.scale);
 }
 
 void differentiate(CudaCall& call, const Arguments& a, const Prepared& p, const Task& task) {
   InfoNceTiles t = tiles_of(call, a, p, task);
+  InfoNceColumnGradients columns = columns_of(p, t, task);
   const auto product = [&](const PackedRows& rows) {
     return empty({rows.padded_N(), rows.padded_D()}, accumulate_dtype(a.query.scalar_type()),
                  a.query);
@@ -185,17 +190,30 @@ void differentiate(CudaCall& call, const Arguments& a, const Prepared& p, const 
     t.rows = count;
     t.gradient = gradient;
     call->info_nce_tiles(t, call.launch());
+    if (t.column_sum == nullptr) return;
+    columns.parts = count / column_part(p.in.key.dtype);
+    columns.add = first > 0;
+    call->info_nce_column_gradients(columns, call.launch());
   };
   if (to.row_product.defined() || to.column_product.defined()) {
     multiply_gradient(call, to, p.in.query, p.in.key.N, write_tiles);
   } else {
-    write_tiles(0, p.in.query.padded_N(), nullptr);
+    for_each_part(p.in.query, p.in.key.N,
+                  [&](int64_t first, int64_t count) { write_tiles(first, count, nullptr); });
   }
   if (task.grad_query.defined()) {
     finish(call, a, p.query, to.row_product, task.grad_query, t, task);
   }
   if (task.grad_key.defined()) finish(call, a, p.key, to.column_product, task.grad_key, t, task);
-  finish_small(call, p, t, task, a.query);
+  finish_row_dots(call, p, t, task, a.query);
+}
+
+// What the columns collect of so many rows at a time.
+InfoNceSide columns_side(CudaCall& call, const PackedRows& keys, int64_t rows, bool carries,
+                         bool counted, const Tensor& loss, const Tensor& stats) {
+  InfoNceSide side = side_of(call, keys, rows / column_part(keys.dtype), counted, loss, stats);
+  if (carries) side.carried = call.scratch<double>(empty({keys.N, 4}, at::kDouble, loss));
+  return side;
 }
 
 }  // namespace
@@ -210,14 +228,20 @@ Forward fwd_on_cuda(const Arguments& a, bool form_grad) {
   s.in = p.in;
   s.label_smoothing = a.label_smoothing;
   s.symmetric = a.symmetric;
-  s.splits = p.splits();
+  const int64_t every = p.in.query.padded_N();
+  const int64_t chunk =
+      a.symmetric ? column_rows(p.in.query.N, p.in.key.N, p.in.key.dtype, counted) : every;
+  s.splits = column_splits(chunk, p.in.key.N);
   s.row = side_of(call, p.in.query, s.splits, counted, loss, stats);
   if (a.symmetric) {
-    const int64_t parts = p.in.query.padded_N() / column_part(p.in.key.dtype);
-    s.col = side_of(call, p.in.key, parts, counted, loss_col, stats_col);
+    s.col = columns_side(call, p.in.key, chunk, chunk < every, counted, loss_col, stats_col);
   }
   if (a.target) s.positive = call.scratch(empty({p.in.query.N}, loss.scalar_type(), loss));
-  call->info_nce_fwd(s, call.launch());
+  for (s.first_row = 0; s.first_row < every; s.first_row += chunk) {
+    s.rows = std::min(chunk, every - s.first_row);
+    s.col.parts = s.rows / column_part(p.in.key.dtype);
+    call->info_nce_fwd(s, call.launch());
+  }
   if (form_grad) {
     Task task{};
     task.stats = s.row.stats;

@@ -33,10 +33,11 @@ class Operator:
     make_inputs: Callable[[Size, torch.dtype], tuple[Tensor, ...]]
     loss: Callable[..., Tensor]
     step: int  # what N is a multiple of, so that all tiles are whole
-    parted: str  # the kernel that is launched for a part of the rows at a time
+    parted: str  # the kernel of gradients, launched for a part of the rows at a time
     gradients: int  # embeddings with a gradient; one product of the library each
     embeddings: int  # matrices of N rows
     formed: bool = False  # whether the forward pass forms the gradients; torch scales them
+    summed: str = ""  # the kernel of the forward pass, if that sums columns, a part at a time, too
 
     def check_size(self, size: Size) -> None:
         """Raise ValueError for what counts of whole tiles say nothing about."""
@@ -49,10 +50,13 @@ class Operator:
     def walk(self, name: str, kernel: str, size: Size, dtype: torch.dtype) -> Walk:
         """How a kernel is launched at a size: what csrc/ops/packed.h decides."""
         rows = size.rows
-        if name == "forward" and not self.formed:
-            return Walk(rows // TILE, C.column_splits(rows, rows))
-        part = C.gradient_rows(rows, rows, dtype.itemsize)
-        launches = -(-rows // part) if kernel == self.parted else 1
+        if name == "backward" or self.formed:
+            part = C.gradient_rows(rows, rows, dtype.itemsize)
+        elif self.summed:
+            part = C.column_rows(rows, rows, dtype.itemsize)
+        else:
+            part = rows
+        launches = -(-rows // part) if kernel in (self.parted, self.summed) else 1
         return Walk(rows // TILE, C.column_splits(part, rows), launches)
 
     def floors(self, name: str, size: Size, dtype: torch.dtype, gpu: Gpu) -> dict[str, float]:
@@ -112,6 +116,7 @@ OPERATORS = {
         parted="info_nce_tiles_kernel",
         gradients=2,
         embeddings=2,
+        summed="info_nce_fwd_kernel",
     ),
     "siglip": Operator(
         name="siglip",
