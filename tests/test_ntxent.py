@@ -295,6 +295,13 @@ def test_extreme_row_norms_do_not_change_the_loss(size: float) -> None:
     torch.testing.assert_close(scaled, sslkern.ntxent_loss(x.z_a, x.z_b, 0.1))
 
 
+@pytest.mark.parametrize("backend", ["simt"], indirect=True)
+def test_rows_whose_tiles_have_more_bytes_than_32_bits_are_refused(backend: str) -> None:
+    z = torch.zeros(1, 1, dtype=torch.float64).expand(1, 2**21)
+    with pytest.raises(ValueError, match=r"expected rows of at most 2097136 columns .* got 2097152"):
+        sslkern.ntxent_loss(z, z)
+
+
 def test_norms_beyond_the_square_root_of_the_largest_double() -> None:
     x = make_inputs(5, 64, torch.float64)
     scaled = sslkern.ntxent_loss(x.z_a * 2.0**900, x.z_b, 0.1)
