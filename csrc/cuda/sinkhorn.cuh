@@ -9,8 +9,6 @@
 // when no row gives a prototype more than its own mass. They are finite at any epsilon, and of the
 // working type within a chunk, float64 across chunks; potentials are float64.
 #pragma once
-#include <limits>
-
 #include "contract/sinkhorn.h"
 #include "cuda/assignment.cuh"
 
@@ -393,10 +391,13 @@ __global__ void __launch_bounds__(kAssignThreads) sinkhorn_start_kernel(Sinkhorn
 
 // ---- the plan
 
+template <class T>
+constexpr T kLeastNormal = T(sizeof(T) == 8 ? 2.2250738585072014e-308 : 1.1754943508222875e-38);
+
 // -Q log2 Q. What is below the normal numbers counts as nothing: to the logarithm it is zero.
 template <class T>
 SSLKERN_DEVICE T bits_of(T q) {
-  return q < std::numeric_limits<T>::min() ? T(0) : -q * log2_of(q);
+  return q < kLeastNormal<T> ? T(0) : -q * log2_of(q);
 }
 
 template <class E>
