@@ -18,6 +18,7 @@ from sslkern.verification.forms import FORMS
 from sslkern.verification.terms import Values
 
 Sizes = Sequence[tuple[int, int]]
+Checks = Sequence[tuple[str, checks.Check, Sizes]]  # of an operator, in these sizes
 
 # Ragged, of one tile and several, with rows of one chunk, of two and of many: those stay in shared
 # memory or stream through it. Twelve dims are one chunk in any dtype.
@@ -41,15 +42,7 @@ LOW = 0.005  # of temperatures and epsilons
 TF32 = "tf32"  # not a dtype of tensors: float32 whose products are rounded
 _DTYPES = DTYPES | {TF32: torch.float32}
 
-PARTED = (258, 12)  # rows of three tiles
-_IN_BOTH_DIRECTIONS = (
-    "info_nce, symmetric",
-    "info_nce, symmetric smoothing",
-    "info_nce, two ids, smoothing",
-    "info_nce, symmetric, of columns",
-)
-
-MORE_CHECKS = (
+MORE_CHECKS: Checks = (
     ("sinkhorn", checks.diagnoses, _ROWS),
     ("info_nce", checks.ranks, SIZES),
     ("info_nce", checks.exact_ranks, SIZES),
@@ -61,11 +54,23 @@ MORE_CHECKS = (
     # An odd number of chunks: a row's class leaves columns before it and behind it; three tiles.
     ("supcon", checks.in_blocks(1, "supcon, large class"), ((258, 12), (258, 264))),
     ("ntxent", checks.in_blocks(6, "ntxent"), ((258, 264),)),
-    ("ntxent", checks.in_parts("ntxent"), (PARTED,)),
-    ("info_nce", checks.in_parts(*_IN_BOTH_DIRECTIONS, "info_nce, of columns"), (PARTED,)),
-    ("supcon", checks.in_parts("supcon, out"), (PARTED,)),
-    ("siglip", checks.in_parts("siglip, mean"), (PARTED,)),
-    ("linear_cross_entropy", checks.in_parts("linear_cross_entropy, mean"), (PARTED,)),
+)
+
+_IN_BOTH_DIRECTIONS = (
+    "info_nce, symmetric",
+    "info_nce, symmetric smoothing",
+    "info_nce, two ids, smoothing",
+    "info_nce, symmetric, of columns",
+)
+
+# In parts of the rows where other sizes of rows times columns need one: of three tiles.
+_PARTED = ((258, 12),)
+PARTED_CHECKS: Checks = (
+    ("ntxent", checks.in_parts("ntxent"), _PARTED),
+    ("info_nce", checks.in_parts(*_IN_BOTH_DIRECTIONS, "info_nce, of columns"), _PARTED),
+    ("supcon", checks.in_parts("supcon, out"), _PARTED),
+    ("siglip", checks.in_parts("siglip, mean"), _PARTED),
+    ("linear_cross_entropy", checks.in_parts("linear_cross_entropy, mean"), _PARTED),
 )
 
 # Those that hold whatever rounds the products.
@@ -89,7 +94,7 @@ def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case
     """
     for name in dtypes:
         yield from _of_forms(op, name, sizes or SIZES_OF.get(op, SIZES))
-        yield from _of_checks(op, name, sizes)
+        yield from _of_checks(op, name, sizes, (*MORE_CHECKS, *PARTED_CHECKS))
 
 
 def _of_forms(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
@@ -104,13 +109,13 @@ def _of_forms(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
 
 
 def parted_cases_of(op: str, name: str) -> Iterator[Case]:
-    """In several parts, where other sizes of rows times columns need one."""
-    yield from (case for case in _of_checks(op, name, (PARTED,)) if "part_bytes" in case.form)
+    """Those of PARTED_CHECKS alone."""
+    yield from _of_checks(op, name, (), PARTED_CHECKS)
 
 
-def _of_checks(op: str, name: str, sizes: Sizes) -> Iterator[Case]:
+def _of_checks(op: str, name: str, sizes: Sizes, among: Checks) -> Iterator[Case]:
     rounds = name == TF32
-    for of, check, own in MORE_CHECKS:
+    for of, check, own in among:
         if of != op or (rounds and check not in ROUGH_CHECKS):
             continue
         passes = partial(_by_tf32, check) if rounds else check

@@ -65,9 +65,10 @@ inline at::Tensor as_double(const at::Tensor& value, const at::Tensor& like) {
 }
 
 // What was computed wide, and on the device of the rows, as the gradient of an input: numbers may
-// have been given on the CPU.
+// have been given on the CPU. One that is not wanted has no elements, and keeps that shape.
 inline at::Tensor as_gradient_of(const at::Tensor& input, const at::Tensor& grad) {
-  return grad.to(input.options()).reshape(input.sizes());
+  const at::Tensor result = grad.to(input.options());
+  return grad.numel() == 0 ? result : result.reshape(input.sizes());
 }
 
 // Rows with adjacent columns: the tensor itself where it is so already, whatever the distance of

@@ -242,7 +242,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> info_nce_bwd(
                    need_scale,
                    need_bias};
   Gradients grad = runs_on_cuda(query) ? info_nce::bwd_on_cuda(a, u) : bwd_on_cpu(a, u);
-  grad.scale = need_scale ? as_gradient_of(scale, grad.scale) : grad.scale.to(scale.options());
+  grad.scale = as_gradient_of(scale, grad.scale);
   if (need_bias) grad.bias = grad.bias.to(bias->scalar_type());
   return {grad.query, grad.key, grad.scale, grad.bias};
 }

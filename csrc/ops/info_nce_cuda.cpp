@@ -198,7 +198,7 @@ void differentiate(CudaCall& call, const Arguments& a, const Prepared& p, const 
   if (to.row_product.defined() || to.column_product.defined()) {
     multiply_gradient(call, to, p.in.query, p.in.key.N, write_tiles);
   } else {
-    for_each_part(p.in.query, p.in.key.N,
+    for_each_part(p.in.query, gradient_rows(p.in.query.N, p.in.key.N, p.in.key.dtype),
                   [&](int64_t first, int64_t count) { write_tiles(first, count, nullptr); });
   }
   if (task.grad_query.defined()) {
@@ -237,11 +237,12 @@ Forward fwd_on_cuda(const Arguments& a, bool form_grad) {
     s.col = columns_side(call, p.in.key, chunk, chunk < every, counted, loss_col, stats_col);
   }
   if (a.target) s.positive = call.scratch(empty({p.in.query.N}, loss.scalar_type(), loss));
-  for (s.first_row = 0; s.first_row < every; s.first_row += chunk) {
-    s.rows = std::min(chunk, every - s.first_row);
-    s.col.parts = s.rows / column_part(p.in.key.dtype);
+  for_each_part(p.in.query, chunk, [&](int64_t first, int64_t count) {
+    s.first_row = first;
+    s.rows = count;
+    s.col.parts = count / column_part(p.in.key.dtype);
     call->info_nce_fwd(s, call.launch());
-  }
+  });
   if (form_grad) {
     Task task{};
     task.stats = s.row.stats;

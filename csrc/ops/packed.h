@@ -77,10 +77,9 @@ inline std::int64_t column_rows(std::int64_t rows, std::int64_t columns, Dtype d
   return rows_of_part(rows, double(padded_rows(columns) * column) / double(column_part(dtype)));
 }
 
-// Calls f(first row, rows) for each part of so many rows as G is in memory of.
+// Calls f(first row, rows) for each part of at most so many rows.
 template <class F>
-void for_each_part(const PackedRows& rows, std::int64_t columns, const F& f) {
-  const std::int64_t part = gradient_rows(rows.N, columns, rows.dtype);
+void for_each_part(const PackedRows& rows, std::int64_t part, const F& f) {
   for (std::int64_t first = 0; first < rows.padded_N(); first += part) {
     f(first, std::min(part, rows.padded_N() - first));
   }
@@ -103,7 +102,7 @@ void multiply_gradient(CudaCall& call, const GradientProducts& to, const PackedR
   const std::int64_t most = gradient_rows(rows.N, columns, rows.dtype);
   const at::Tensor g = empty({most, padded_rows(columns)}, like.scalar_type(), like);
   void* memory = call.write(g);
-  for_each_part(rows, columns, [&](std::int64_t first, std::int64_t count) {
+  for_each_part(rows, most, [&](std::int64_t first, std::int64_t count) {
     write_tiles(first, count, memory);
     const at::Tensor part = g.narrow(0, 0, count);
     if (to.row_product.defined()) {

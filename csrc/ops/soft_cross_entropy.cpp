@@ -202,9 +202,7 @@ std::tuple<Tensor, Tensor> soft_cross_entropy_bwd(const Tensor& grad_loss, const
   const Backward b{g, stats, empty(student.sizes(), student.scalar_type(), student),
                    empty({need_temperature ? 1 : 0}, at::kDouble, student), need_temperature};
   runs_on_cuda(student) ? bwd_on_cuda(x, b) : bwd_on_cpu(x, b);
-  const Tensor grad_tau = b.grad_temperature.to(student_temperature.options());
-  return {b.grad_student,
-          need_temperature ? grad_tau.reshape(student_temperature.sizes()) : grad_tau};
+  return {b.grad_student, as_gradient_of(student_temperature, b.grad_temperature)};
 }
 
 // Any layout or device without a kernel ends here: the checks say which, in the same words as
