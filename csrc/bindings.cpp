@@ -90,15 +90,16 @@ PYBIND11_MODULE(_C, m) {
         "How many blocks walks along columns are split for; without a number, as ever.");
   m.def("column_splits", &ops::column_splits, py::arg("rows"), py::arg("columns"),
         "Among how many blocks the columns of a block of rows are split.");
-  m.def("set_part_bytes", &ops::set_part_bytes, py::arg("count") = ops::kPartBytes,
+  m.def("set_part_bytes", &ops::set_part_bytes, py::arg("count") = py::none(),
         "How large parts of what grows with rows times columns may be; without a number, as ever.");
   m.def(
       "gradient_rows",
-      [](int64_t rows, int64_t columns, int64_t element_bytes) {
-        return ops::gradient_rows(rows, columns, dtype_of(element_bytes));
+      [](int64_t rows, int64_t columns, int64_t dims, int64_t element_bytes, bool adds) {
+        const PackedRows packed{nullptr, nullptr, rows, dims, dtype_of(element_bytes)};
+        return ops::gradient_rows(packed, columns, adds);
       },
-      py::arg("rows"), py::arg("columns"), py::arg("element_bytes"),
-      "How many rows of a gradient matrix are in memory at a time.");
+      py::arg("rows"), py::arg("columns"), py::arg("dims"), py::arg("element_bytes"),
+      py::arg("adds"), "How many rows of a gradient matrix are in memory at a time.");
   m.def(
       "column_rows",
       [](int64_t rows, int64_t columns, int64_t element_bytes) {

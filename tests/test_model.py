@@ -30,6 +30,7 @@ from sslkern.model.fit import CHECK, SMALL, Walk, fit
 from sslkern.model.gpus import GPUS
 from sslkern.model.operators import OPERATORS, PASSES, TILE
 from sslkern.model.roofline import predict
+from sslkern.ops._extension import C
 
 NTXENT = OPERATORS["ntxent"]
 DIM = 128
@@ -225,6 +226,16 @@ def test_large_gradients_are_launched_in_parts() -> None:
     assert walk == Walk(256, 128, launches=32)
     assert NTXENT.walk("backward", "finish_rows_kernel", size, torch.bfloat16).launches == 1
     assert NTXENT.walk("forward", "ntxent_fwd_kernel", size, torch.bfloat16) == Walk(256, 4)
+
+
+def test_parts_of_many_columns_have_rows_enough_to_hide_the_columns_gradient() -> None:
+    vocabulary = 1 << 18
+    assert C.gradient_rows(8192, vocabulary, 4096, 2, adds=True) == 1024
+    assert C.gradient_rows(8192, vocabulary, 4096, 2, adds=False) == 256
+    assert C.gradient_rows(8192, vocabulary, 192, 2, adds=True) == 384  # as many bytes as that has
+    assert C.gradient_rows(8192, vocabulary, 16, 2, adds=True) == 128
+    assert C.gradient_rows(512, vocabulary, 4096, 2, adds=True) == 512
+    assert C.gradient_rows(8192, 8192, 4096, 2, adds=False) == 4096  # 64 MiB
 
 
 def test_sums_of_many_columns_are_launched_in_parts() -> None:

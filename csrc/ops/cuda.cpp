@@ -8,6 +8,7 @@
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -52,7 +53,7 @@ const cuda::Entries* emulation = nullptr;
 bool device_values_are_checked = false;
 std::atomic<int64_t> asked_product_flop = 0;
 int64_t wanted_column_blocks = kColumnBlocks;
-int64_t wanted_part_bytes = kPartBytes;
+std::optional<int64_t> wanted_part_bytes;
 
 // The bytes from the first element to behind the last one.
 int64_t extent_bytes(const at::Tensor& t) {
@@ -117,8 +118,10 @@ void set_check_values(bool on) { device_values_are_checked = on; }
 int64_t column_blocks() { return wanted_column_blocks; }
 void set_column_blocks(int64_t count) { wanted_column_blocks = count; }
 
-int64_t part_bytes() { return wanted_part_bytes; }
-void set_part_bytes(int64_t count) { wanted_part_bytes = count; }
+int64_t part_bytes(int64_t worth) {
+  return wanted_part_bytes.value_or(std::max(kPartBytes, worth));
+}
+void set_part_bytes(std::optional<int64_t> count) { wanted_part_bytes = count; }
 
 CudaCall::CudaCall(const at::Tensor& like)
     : entries_(like.is_cuda() ? cuda_library().entries : emulation),

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/DeviceGuard.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,11 +40,11 @@ int64_t column_blocks();
 void set_column_blocks(int64_t count);
 
 // Bytes that a part may have of what grows with rows times columns: what may lie in the cache of a
-// large device between the kernel that writes it and what reads it. Tests set another number to
-// have small sizes in parts.
+// large device between the kernel that writes it and what reads it; more where that is `worth`
+// more. Tests set another number to have small sizes in parts.
 inline constexpr int64_t kPartBytes = int64_t(64) << 20;
-int64_t part_bytes();
-void set_part_bytes(int64_t count);
+int64_t part_bytes(int64_t worth = 0);
+void set_part_bytes(std::optional<int64_t> count);
 
 // One call: the device is current and its stream known while this lives, and so is, to the
 // emulation, the memory that was asked for.

@@ -106,7 +106,9 @@ const double* middle_of(CudaCall& call, const Task& task, const Prepared& p, con
   return m.middle;
 }
 
-InfoNceTiles tiles_of(CudaCall& call, const Arguments& a, const Prepared& p, const Task& task) {
+// With so many rows of G at a time.
+InfoNceTiles tiles_of(CudaCall& call, const Arguments& a, const Prepared& p, const Task& task,
+                      int64_t chunk) {
   const auto working = accumulate_dtype(a.query.scalar_type());
   InfoNceTiles t{};
   t.in = p.in;
@@ -130,7 +132,6 @@ InfoNceTiles tiles_of(CudaCall& call, const Arguments& a, const Prepared& p, con
     t.scale_unit = unit_of(call, p.scale, p.in.key.N, Dtype::kFloat64,
                            call.keep(empty({}, at::kDouble, a.query)));
   }
-  const int64_t chunk = gradient_rows(p.in.query.N, p.in.key.N, p.in.key.dtype);
   t.splits = column_splits(chunk, p.in.key.N);
   t.row_sum = call.scratch(empty({t.splits, p.in.query.padded_N()}, working, a.query));
   if (task.grad_bias != nullptr || (task.grad_scale != nullptr && p.scale_per_key)) {
@@ -176,7 +177,8 @@ void finish_row_dots(CudaCall& call, const Prepared& p, const InfoNceTiles& t, c
 }
 
 void differentiate(CudaCall& call, const Arguments& a, const Prepared& p, const Task& task) {
-  InfoNceTiles t = tiles_of(call, a, p, task);
+  const int64_t chunk = gradient_rows(p.in.query, p.in.key.N, task.grad_key.defined());
+  InfoNceTiles t = tiles_of(call, a, p, task, chunk);
   InfoNceColumnGradients columns = columns_of(p, t, task);
   const auto product = [&](const PackedRows& rows) {
     return empty({rows.padded_N(), rows.padded_D()}, accumulate_dtype(a.query.scalar_type()),
@@ -196,9 +198,9 @@ void differentiate(CudaCall& call, const Arguments& a, const Prepared& p, const 
     call->info_nce_column_gradients(columns, call.launch());
   };
   if (to.row_product.defined() || to.column_product.defined()) {
-    multiply_gradient(call, to, p.in.query, p.in.key.N, write_tiles);
+    multiply_gradient(call, to, p.in.query, p.in.key.N, chunk, write_tiles);
   } else {
-    for_each_part(p.in.query, gradient_rows(p.in.query.N, p.in.key.N, p.in.key.dtype),
+    for_each_part(p.in.query, chunk,
                   [&](int64_t first, int64_t count) { write_tiles(first, count, nullptr); });
   }
   if (task.grad_query.defined()) {

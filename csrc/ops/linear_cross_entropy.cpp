@@ -383,7 +383,7 @@ void differentiate(CudaCall& call, const OnCuda& c, const RowWeights& w, const G
   const PackedRows &x = c.table.input, &y = c.table.weight;
   const Tensor& like = c.input.rows;
   const auto working = w.values.scalar_type();
-  const int64_t chunk = gradient_rows(x.N, y.N, x.dtype);
+  const int64_t chunk = gradient_rows(x, y.N, weight.numel() > 0);
   const int64_t parts = chunk / column_part(x.dtype);
   const Tensor column_sums = empty({bias.numel() > 0 ? parts : 0, y.padded_N()}, working, like);
   LinearCrossEntropyTiles t{};
@@ -404,7 +404,7 @@ void differentiate(CudaCall& call, const OnCuda& c, const RowWeights& w, const G
   GradientProducts to{c.weight.rows, {}, c.input.rows, {}};
   if (input.numel() > 0) to.row_product = empty({x.padded_N(), x.padded_D()}, working, like);
   if (weight.numel() > 0) to.column_product = empty({y.padded_N(), y.padded_D()}, working, like);
-  multiply_gradient(call, to, x, y.N, [&](int64_t first, int64_t count, void* gradient) {
+  multiply_gradient(call, to, x, y.N, chunk, [&](int64_t first, int64_t count, void* gradient) {
     t.first_row = first;
     t.rows = count;
     t.out = gradient;

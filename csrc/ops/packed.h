@@ -56,25 +56,33 @@ inline std::int64_t column_splits(std::int64_t rows, std::int64_t columns) {
   return std::clamp<std::int64_t>(column_blocks() * kPackedTile / padded_rows(rows), 1, tiles);
 }
 
-// Rows at a time, a multiple of the tile, of what grows with rows times columns: as many as
-// part_bytes() hold.
-inline std::int64_t rows_of_part(std::int64_t rows, double bytes_of_row) {
-  const auto most = std::int64_t(double(part_bytes()) / bytes_of_row);
+// Of the numbers that kernels calculate with.
+inline std::int64_t working_bytes(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
+
+// Rows at a time, a multiple of the tile, of what grows with rows times columns: as many as so many
+// bytes hold.
+inline std::int64_t rows_of_part(std::int64_t rows, double bytes_of_row, std::int64_t bytes) {
+  const auto most = std::int64_t(double(bytes) / bytes_of_row);
   return std::clamp<std::int64_t>(most / kPackedTile * kPackedTile, kPackedTile, padded_rows(rows));
 }
 
-// Rows of G.
-inline std::int64_t gradient_rows(std::int64_t rows, std::int64_t columns, Dtype dtype) {
-  return rows_of_part(rows, double(padded_rows(columns) * dtype_bytes(dtype)));
+// Rows of G. A part has the columns read once more, and their gradient read and written if it
+// `adds` to that: 256 rows, or 1024, are what a large device multiplies meanwhile in half types.
+// They are worth as much memory as a gradient of the columns has.
+inline std::int64_t gradient_rows(const PackedRows& rows, std::int64_t columns, bool adds) {
+  const std::int64_t padded = padded_rows(columns), row = padded * dtype_bytes(rows.dtype),
+                     gradient = padded * rows.padded_D() * working_bytes(rows.dtype);
+  const std::int64_t worth = std::min((adds ? 1024 : 256) * row, gradient);
+  return rows_of_part(rows.N, double(row), part_bytes(worth));
 }
 
 // Rows whose columns' sums are in memory: two numbers for each column and column_part() rows, and
 // with `counted` two float64 more.
 inline std::int64_t column_rows(std::int64_t rows, std::int64_t columns, Dtype dtype,
                                 bool counted) {
-  const std::int64_t working = dtype == Dtype::kFloat64 ? 8 : 4;
-  const std::int64_t column = 2 * (working + (counted ? 8 : 0));
-  return rows_of_part(rows, double(padded_rows(columns) * column) / double(column_part(dtype)));
+  const std::int64_t column = 2 * (working_bytes(dtype) + (counted ? 8 : 0));
+  const double row = double(padded_rows(columns) * column) / double(column_part(dtype));
+  return rows_of_part(rows, row, part_bytes());
 }
 
 // Calls f(first row, rows) for each part of at most so many rows.
@@ -93,16 +101,15 @@ struct GradientProducts {
   at::Tensor left, column_product;
 };
 
-// G comes in chunks of rows, each a multiple of the tile: write_tiles(first row, rows, memory of
+// G comes in chunks of so many rows, a multiple of the tile: write_tiles(first row, rows, memory of
 // the chunk) launches the kernel that fills one, (rows, padded columns).
 template <class WriteTiles>
 void multiply_gradient(CudaCall& call, const GradientProducts& to, const PackedRows& rows,
-                       std::int64_t columns, const WriteTiles& write_tiles) {
+                       std::int64_t columns, std::int64_t chunk, const WriteTiles& write_tiles) {
   const at::Tensor& like = to.right.defined() ? to.right : to.left;
-  const std::int64_t most = gradient_rows(rows.N, columns, rows.dtype);
-  const at::Tensor g = empty({most, padded_rows(columns)}, like.scalar_type(), like);
+  const at::Tensor g = empty({chunk, padded_rows(columns)}, like.scalar_type(), like);
   void* memory = call.write(g);
-  for_each_part(rows, most, [&](std::int64_t first, std::int64_t count) {
+  for_each_part(rows, chunk, [&](std::int64_t first, std::int64_t count) {
     write_tiles(first, count, memory);
     const at::Tensor part = g.narrow(0, 0, count);
     if (to.row_product.defined()) {

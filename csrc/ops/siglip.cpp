@@ -132,6 +132,7 @@ struct OnCuda {
   SiglipTiles tiles;
   const double* unit;
   Tensor norm, lift;
+  int64_t chunk;  // rows of tiles at a time
 };
 
 OnCuda start(CudaCall& call, const Prepared& x) {
@@ -190,7 +191,7 @@ void differentiate(CudaCall& call, OnCuda& c, const Gradients& grads) {
   GradientProducts to{c.rows.key.rows, {}, c.rows.query.rows, {}};
   if (query.numel() > 0) to.row_product = empty({x.padded_N(), x.padded_D()}, working, like);
   if (key.numel() > 0) to.column_product = empty({t.padded_N(), t.padded_D()}, working, like);
-  multiply_gradient(call, to, x, t.N, [&](int64_t first, int64_t count, void* gradient) {
+  multiply_gradient(call, to, x, t.N, c.chunk, [&](int64_t first, int64_t count, void* gradient) {
     c.tiles.first_row = first;
     c.tiles.rows = count;
     c.tiles.gradient = gradient;
@@ -202,22 +203,25 @@ void differentiate(CudaCall& call, OnCuda& c, const Gradients& grads) {
   add_up(call, c, 1, bias);
 }
 
-int64_t gradient_splits(const PackedQueryKey& in) {
-  return column_splits(gradient_rows(in.query.N, in.key.N, in.query.dtype), in.key.N);
+// How many rows of G at a time, if that is wanted, and the blocks that share a row of tiles.
+void divide(OnCuda& c, const Gradients& grads, bool forms) {
+  const PackedRows &x = c.tiles.in.query, &t = c.tiles.in.key;
+  c.chunk = forms ? gradient_rows(x, t.N, std::get<1>(grads).numel() > 0) : x.padded_N();
+  c.tiles.splits = column_splits(c.chunk, t.N);
 }
 
 void fwd_on_cuda(const Prepared& x, const Forward& r, bool forms) {
   CudaCall call(x.query);
   OnCuda c = start(call, x);
   const PackedRows& rows = c.tiles.in.query;
-  c.tiles.splits = forms ? gradient_splits(c.tiles.in) : column_splits(rows.N, c.tiles.in.key.N);
+  divide(c, r.grads, forms);
   const Tensor partial = empty({c.tiles.splits, rows.padded_N()}, at::kDouble, x.query),
                wide = empty({rows.N}, at::kDouble, x.query);
   c.tiles.loss = call.write<double>(partial);
   if (forms) {
     differentiate(call, c, r.grads);
   } else {
-    c.tiles.rows = rows.padded_N();
+    c.tiles.rows = c.chunk;
     call->siglip_tiles(c.tiles, call.launch());
   }
   const SiglipLosses l{c.tiles.loss,      c.tiles.splits, rows.N,
@@ -238,7 +242,7 @@ void bwd_on_cuda(const Prepared& x, const Tensor& g, const Gradients& grads) {
   const SiglipWeights w{rows.N, upstream, c.unit, rows.dtype, call.write(weights)};
   call->siglip_weights(w, call.launch());
   c.tiles.weights = w.weights;
-  c.tiles.splits = gradient_splits(c.tiles.in);
+  divide(c, grads, true);
   differentiate(call, c, grads);
 }
 

@@ -251,10 +251,11 @@ Gradients bwd_on_cuda(const Backward& x) {
   t.logit = w.logit;
   t.pair = w.pair;
   t.low = w.low;
-  t.splits = column_splits(gradient_rows(rows, rows, w.dtype), rows);
+  const int64_t chunk = gradient_rows(z.view, rows, false);
+  t.splits = column_splits(chunk, rows);
   const Tensor slope = empty_slopes(z.view, t.splits, x.z);
   t.slope = call.write<double>(slope);
-  multiply_gradient(call, {z.rows, product, {}, {}}, z.view, rows,
+  multiply_gradient(call, {z.rows, product, {}, {}}, z.view, rows, chunk,
                     [&](int64_t first, int64_t count, void* gradient) {
                       t.first_row = first;
                       t.rows = count;

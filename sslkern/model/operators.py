@@ -51,7 +51,8 @@ class Operator:
         """How a kernel is launched at a size: what csrc/ops/packed.h decides."""
         rows = size.rows
         if name == "backward" or self.formed:
-            part = C.gradient_rows(rows, rows, dtype.itemsize)
+            adds = self.gradients > 1
+            part = C.gradient_rows(rows, rows, size.dim, dtype.itemsize, adds)
         elif self.summed:
             part = C.column_rows(rows, rows, dtype.itemsize)
         else:

@@ -206,6 +206,8 @@ class Machine:
     tile: int = 128
     chunk: int = 64 << 20
     """Bytes of the part of the gradient of the similarities that is in memory at a time."""
+    chunk_rows: tuple[int, int] = (256, 1024)
+    """Where it has fewer it may have as many bytes as a gradient; the more if it adds to one."""
     host: float = 100e-6
     """Of a block in a pass: Python, the dispatcher, launches. An assumption."""
     blocks: int = 1024
@@ -221,8 +223,14 @@ class Machine:
     def scratch(self, share: Share) -> float:
         """Of the backward kernels on a block: packed rows and keys, products, a chunk."""
         elements = share.block * (2 * share.element + 2 * share.total)
-        row = math.ceil(share.loss.views * share.rows / self.tile) * self.tile * share.element
-        return elements + min(self.chunk, row * row // share.element)
+        return elements + self.part(share, share.loss.views * share.rows, True)
+
+    def part(self, share: Share, rows: int, adds: bool) -> int:
+        """A chunk of the gradient of so many rows with as many: what csrc/ops/packed.h decides."""
+        rows = math.ceil(rows / self.tile) * self.tile
+        row = rows * share.element
+        worth = min(self.chunk_rows[adds] * row, rows * share.dim * share.total)
+        return min(max(self.chunk, worth), rows * row)
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,9 @@ def single_seconds(share: Share, kernels: Kernels, machine: Machine) -> float:
 def single_peak(share: Share, machine: Machine) -> float:
     """Of one GPU with the whole batch: packed rows, products, a chunk."""
     elements = (2 if share.loss.views == 1 else 1) * share.block * share.processes
-    return elements * (share.element + share.total) + machine.chunk
+    rows = share.loss.views * share.rows * share.processes
+    part = machine.part(share, rows, adds=share.loss.views == 1)
+    return elements * (share.element + share.total) + part
 
 
 def shared_seconds(share: Share, strategy: str, kernels: Kernels, machine: Machine) -> Time:
