@@ -44,6 +44,7 @@ _DTYPES = DTYPES | {TF32: torch.float32}
 
 MORE_CHECKS: Checks = (
     ("sinkhorn", checks.diagnoses, _ROWS),
+    ("sinkhorn", checks.settles, _ROWS),
     ("info_nce", checks.ranks, SIZES),
     ("info_nce", checks.exact_ranks, SIZES),
     ("info_nce", checks.close_ranks, SIZES),
