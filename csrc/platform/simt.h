@@ -209,22 +209,23 @@ inline float __half2float(__half x) { return sslkern::simt::from_f16(x.bits); }
 
 namespace sslkern::platform {
 
-SSLKERN_UNSEEN inline void multiply(const char* kind, simt::Combine combine, float (&c)[4],
+SSLKERN_UNSEEN inline void multiply(const char* kind, simt::Prepare prepare, float (&c)[4],
                                     const unsigned (&a)[4], const unsigned (&b)[2], simt::At at) {
   simt::MmaLane own;
   std::memcpy(own.a, a, sizeof(a));
   std::memcpy(own.b, b, sizeof(b));
   std::memcpy(own.c, c, sizeof(c));
-  simt::collective({kind, at, ~0u, false, combine, nullptr, true}, &own, sizeof(own), c);
+  simt::collective({kind, at, ~0u, false, simt::combine_mma, nullptr, true, prepare}, &own,
+                   sizeof(own), c);
 }
 inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], SSLKERN_AT) {
-  multiply("mma_bf16", simt::combine_mma_bf16, c, a, b, {file, line});
+  multiply("mma_bf16", simt::multiply_bf16, c, a, b, {file, line});
 }
 inline void mma_f16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], SSLKERN_AT) {
-  multiply("mma_f16", simt::combine_mma_f16, c, a, b, {file, line});
+  multiply("mma_f16", simt::multiply_f16, c, a, b, {file, line});
 }
 inline void mma_tf32(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], SSLKERN_AT) {
-  multiply("mma_tf32", simt::combine_mma_tf32, c, a, b, {file, line});
+  multiply("mma_tf32", simt::multiply_tf32, c, a, b, {file, line});
 }
 
 SSLKERN_UNSEEN inline void load_matrices(const char* kind, bool transposed, unsigned (&r)[4],

@@ -9,15 +9,15 @@ namespace sslkern::ptx {
 namespace {
 
 // Sources: four registers of A, two of B, four of C.
-template <simt::Combine kCombine>
+template <simt::Prepare kMultiply>
 void multiply(Thread& t, const Instruction& i) {
   simt::MmaLane own;
   for (int k = 0; k < 4; ++k) own.a[k] = t.get<std::uint32_t>(i.from[k]);
   for (int k = 0; k < 2; ++k) own.b[k] = t.get<std::uint32_t>(i.from[4 + k]);
   for (int k = 0; k < 4; ++k) own.c[k] = t.get<float>(i.from[6 + k]);
   float result[4];
-  simt::collective({"mma.sync", t.at(i), ~0u, false, kCombine, nullptr, true}, &own, sizeof(own),
-                   result);
+  simt::collective({"mma.sync", t.at(i), ~0u, false, simt::combine_mma, nullptr, true, kMultiply},
+                   &own, sizeof(own), result);
   for (int k = 0; k < 4; ++k) t.set(i.to[k], result[k]);
 }
 
@@ -27,9 +27,9 @@ struct Form {
 };
 
 constexpr Form kForms[] = {
-    {"m16n8k16", "bf16", multiply<simt::combine_mma_bf16>},
-    {"m16n8k16", "f16", multiply<simt::combine_mma_f16>},
-    {"m16n8k8", "tf32", multiply<simt::combine_mma_tf32>},
+    {"m16n8k16", "bf16", multiply<simt::multiply_bf16>},
+    {"m16n8k16", "f16", multiply<simt::multiply_f16>},
+    {"m16n8k8", "tf32", multiply<simt::multiply_tf32>},
 };
 
 const Form& form(Decoder& d) {

@@ -64,23 +64,36 @@ float truncated(double x) {
   return beyond ? std::nextafter(nearest, 0.0f) : nearest;
 }
 
-// D = C + A B of one lane: of two rows and two columns.
+// An element of C, and of D, in the lane that has it: one of two rows and two columns.
+unsigned char* result_of(LaneData* lanes, unsigned row, unsigned column) {
+  const unsigned lane = row % 8 * 4 + column / 2, k = row / 8 * 2 + column % 2;
+  return lanes[lane] + offsetof(MmaLane, c) + sizeof(float) * k;
+}
+
+// D = C + A B.
 template <class Elements>
-void multiply(const LaneData* in, unsigned lane, void* out) {
-  constexpr unsigned kDepth = Elements::kDepth;
-  float d[4];
-  std::memcpy(d, in[lane] + offsetof(MmaLane, c), sizeof(d));
-  double sums[4] = {d[0], d[1], d[2], d[3]};
+void multiply(LaneData* lanes) {
+  constexpr unsigned kDepth = Elements::kDepth, kRows = 16, kColumns = 8;
+  double b[kDepth][kColumns];
   for (unsigned k = 0; k < kDepth; ++k) {
-    double row[2], column[2];
-    for (unsigned i = 0; i < 2; ++i) {
-      row[i] = double(Elements::a(in, lane / 4 + 8 * i, k));
-      column[i] = double(Elements::b(in, k, lane % 4 * 2 + i));
-    }
-    for (unsigned i = 0; i < 4; ++i) sums[i] += row[i / 2] * column[i % 2];
+    for (unsigned j = 0; j < kColumns; ++j) b[k][j] = double(Elements::b(lanes, k, j));
   }
-  for (unsigned i = 0; i < 4; ++i) d[i] = truncated(sums[i]);
-  std::memcpy(out, d, sizeof(d));
+  for (unsigned i = 0; i < kRows; ++i) {
+    double sums[kColumns];
+    for (unsigned j = 0; j < kColumns; ++j) {
+      float c;
+      std::memcpy(&c, result_of(lanes, i, j), sizeof(c));
+      sums[j] = double(c);
+    }
+    for (unsigned k = 0; k < kDepth; ++k) {
+      const double a = double(Elements::a(lanes, i, k));
+      for (unsigned j = 0; j < kColumns; ++j) sums[j] += a * b[k][j];
+    }
+    for (unsigned j = 0; j < kColumns; ++j) {
+      const float d = truncated(sums[j]);
+      std::memcpy(result_of(lanes, i, j), &d, sizeof(d));
+    }
+  }
 }
 
 std::uint16_t shared_element(const char* p, At at) {
@@ -102,16 +115,12 @@ float from_f16(std::uint16_t bits) { return math::to_float(Float16{bits}); }
 std::uint16_t to_bf16(float x) { return math::Rounded<BFloat16>::from(x).bits; }
 std::uint16_t to_f16(float x) { return math::Rounded<Float16>::from(x).bits; }
 
-void combine_mma_bf16(const LaneData* in, unsigned, unsigned lane, const void*, void* out) {
-  multiply<Halves<from_bf16>>(in, lane, out);
-}
+void multiply_bf16(LaneData* lanes) { multiply<Halves<from_bf16>>(lanes); }
+void multiply_f16(LaneData* lanes) { multiply<Halves<from_f16>>(lanes); }
+void multiply_tf32(LaneData* lanes) { multiply<Tf32>(lanes); }
 
-void combine_mma_f16(const LaneData* in, unsigned, unsigned lane, const void*, void* out) {
-  multiply<Halves<from_f16>>(in, lane, out);
-}
-
-void combine_mma_tf32(const LaneData* in, unsigned, unsigned lane, const void*, void* out) {
-  multiply<Tf32>(in, lane, out);
+void combine_mma(const LaneData* in, unsigned, unsigned lane, const void*, void* out) {
+  std::memcpy(out, in[lane] + offsetof(MmaLane, c), sizeof(MmaLane::c));
 }
 
 // Lanes 8 q .. 8 q + 7 give the rows of matrix q; register q of a lane gets two neighbours of a

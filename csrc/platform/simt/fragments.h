@@ -13,10 +13,13 @@ struct MmaLane {
 };
 static_assert(sizeof(MmaLane) <= kMostLaneBytes);
 
+// Put D where the lanes have given C.
+void multiply_bf16(LaneData* lanes);
+void multiply_f16(LaneData* lanes);
+void multiply_tf32(LaneData* lanes);
+
 // `out` is the four floats of D.
-void combine_mma_bf16(const LaneData* in, unsigned mask, unsigned lane, const void*, void* out);
-void combine_mma_f16(const LaneData* in, unsigned mask, unsigned lane, const void*, void* out);
-void combine_mma_tf32(const LaneData* in, unsigned mask, unsigned lane, const void*, void* out);
+void combine_mma(const LaneData* in, unsigned mask, unsigned lane, const void*, void* out);
 
 // What a lane gives: the address of a row of eight elements. `constant` points to a MatrixLoad,
 // `out` is its registers.

@@ -143,9 +143,11 @@ void* dynamic_shared();
 
 void barrier(At at);
 
-// What a collective does for one lane, once all lanes of the mask have given their `in`.
+// What a collective does once all lanes of the mask have given their `in`: in place for all of
+// them, and then for each.
 constexpr std::size_t kMostLaneBytes = 64;
 using LaneData = unsigned char[kMostLaneBytes];
+using Prepare = void (*)(LaneData* in);
 using Combine = void (*)(const LaneData* in, unsigned mask, unsigned lane, const void* constant,
                          void* out);
 
@@ -157,6 +159,7 @@ struct Collective {
   Combine combine;
   const void* constant;
   bool whole_warp = false;  // undefined for less
+  Prepare prepare = nullptr;
 };
 
 void collective(const Collective& what, const void* in, std::size_t in_bytes, void* out);

@@ -34,6 +34,7 @@ Meeting& meeting_for(const Thread& t, const Collective& what) {
 void complete(Meeting& meeting, const Thread& last, unsigned lanes) {
   Machine& m = machine();
   meeting.complete = true;
+  if (meeting.what.prepare != nullptr) meeting.what.prepare(meeting.in);
   meeting.to_leave = meeting.what.mask;
   if (meeting.what.orders_memory && meeting.what.mask == lanes) ++m.clock.warp_epoch[last.warp];
   for (unsigned lane = 0; lane < kWarpSize; ++lane) {
