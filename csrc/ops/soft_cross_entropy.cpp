@@ -45,18 +45,13 @@ void check_center(const Arguments& a) {
                 shape_name(center));
 }
 
-void check_temperature(const char* name, const Tensor& temperature, const Tensor& student) {
-  check_scalar_tensor(kOp, name, temperature);
-  check_same_device(kOp, name, temperature, "student", student);
-}
-
 void check_arguments(const Arguments& a) {
   check_matrix(kOp, "student", "(N, K)", a.student);
   check_float_tensor(kOp, "teacher", a.teacher);
   check_like(kOp, "teacher", a.teacher, "student", a.student);
-  check_temperature("student_temperature", a.student_temperature, a.student);
+  check_scalar_tensor(kOp, "student_temperature", a.student_temperature);
   if (a.teacher_temperature) {
-    check_temperature("teacher_temperature", *a.teacher_temperature, a.student);
+    check_scalar_tensor(kOp, "teacher_temperature", *a.teacher_temperature);
   }
   check_center(a);
 }
