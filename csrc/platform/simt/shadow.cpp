@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,7 +30,7 @@ const char* name_of(Access access) {
 
 // One access of one thread to one cell.
 struct Visit {
-  const Range& range;
+  Range& range;
   std::size_t offset;  // of the first byte, in the range
   Access access;
   const Thread& thread;
@@ -86,7 +87,9 @@ bool is_race(const Visit& v, const char* earlier, const Rival& rival) {
 
 void check_race(const Visit& v, const Cell& c) {
   if (is_race(v, "write", rival_in(v, c.write))) return;
-  if (v.access != Access::kAtomic && is_race(v, "atomic", rival_in(v, c.atomics))) return;
+  if (v.access != Access::kAtomic && !v.range.atomics.empty()) {
+    if (is_race(v, "atomic", rival_in(v, v.range.atomics_of(v.offset)))) return;
+  }
   if (v.writes()) is_race(v, "read", rival_in(v, c.reads));
 }
 
@@ -122,7 +125,7 @@ void remember(const Visit& v, Touches& t) {
 
 void remember(const Visit& v, Cell& c) {
   if (v.access == Access::kRead) return remember(v, c.reads);
-  if (v.access == Access::kAtomic) remember(v, c.atomics);
+  if (v.access == Access::kAtomic) remember(v, v.range.atomics_of(v.offset));
   if (v.access == Access::kWrite) c.write = touch_of(v);
   c.initialised = true;
   c.copying = false;
@@ -163,11 +166,19 @@ std::size_t distance(const Range& range, std::uintptr_t p) {
   machine().stop();
 }
 
+void fill_cells(Range& range, std::size_t offset, std::size_t bytes, const Cell& cell) {
+  const std::size_t first = offset / kCellBytes,
+                    behind = (offset + bytes + kCellBytes - 1) / kCellBytes;
+  std::fill(range.cells.begin() + first, range.cells.begin() + behind, cell);
+  if (range.atomics.empty()) return;
+  std::fill(range.atomics.begin() + first, range.atomics.begin() + behind, Touches{});
+}
+
 }  // namespace
 
 Range& add_range(const void* data, std::size_t bytes, bool shared) {
   auto* begin = static_cast<char*>(const_cast<void*>(data));
-  auto range = std::make_unique<Range>(Range{begin, bytes, shared, {}});
+  auto range = std::make_unique<Range>(Range{begin, bytes, shared, {}, {}});
   range->cells.resize((bytes + kCellBytes - 1) / kCellBytes + 1);
   latest = nullptr;
   return *ranges.emplace(range->start(), std::move(range))->second;
@@ -200,9 +211,11 @@ void renew_cells(Range& range, std::size_t offset, std::size_t bytes, bool initi
   Cell fresh;
   fresh.exists = true;
   fresh.initialised = initialised;
-  for (std::size_t i = offset / kCellBytes; i * kCellBytes < offset + bytes; ++i) {
-    range.cells[i] = fresh;
-  }
+  fill_cells(range, offset, bytes, fresh);
+}
+
+void forget_cells(Range& range, std::size_t offset, std::size_t bytes) {
+  fill_cells(range, offset, bytes, Cell{});
 }
 
 KnownMemory::KnownMemory(const void* data, std::size_t bytes, bool initialised)

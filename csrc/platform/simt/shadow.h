@@ -10,6 +10,9 @@ namespace sslkern::simt {
 constexpr std::size_t kGuardBytes = 4096;
 constexpr std::size_t kCellBytes = 2;  // the smallest element of a kernel
 
+// Small, for that is what a launch's time goes into: memory that no cache holds.
+#pragma pack(push, 2)
+
 // An access. Times are epochs of the block and of the warp: see Clock.
 struct Touch {
   std::uint32_t epoch = 0, warp_epoch = 0;
@@ -28,17 +31,24 @@ struct Touches {
 
 struct Cell {
   Touch write;  // one is enough: two that nothing orders are a race at once
-  Touches reads, atomics;
+  Touches reads;
   bool exists = false, initialised = false, copying = false;
 };
+
+#pragma pack(pop)
 
 struct Range {
   char* begin;
   std::size_t bytes;
   bool shared;
   std::vector<Cell> cells;
+  std::vector<Touches> atomics;  // of each cell, from the first atomic on
 
   Cell* cells_of(std::size_t offset) { return cells.data() + offset / kCellBytes; }
+  Touches& atomics_of(std::size_t offset) {
+    atomics.resize(cells.size());
+    return atomics[offset / kCellBytes];
+  }
   // As numbers: an empty range may begin at null.
   std::uintptr_t start() const { return reinterpret_cast<std::uintptr_t>(begin); }
   std::uintptr_t end() const { return start() + bytes; }
@@ -49,7 +59,8 @@ void remove_range(const Range& range);
 // The range that p lies in, or next to; null for a wild one.
 Range* find_range(const void* p);
 
-// Fresh cells of a part of a range.
+// Fresh cells of a part of a range: of memory, or of what is behind it.
 void renew_cells(Range& range, std::size_t offset, std::size_t bytes, bool initialised);
+void forget_cells(Range& range, std::size_t offset, std::size_t bytes);
 
 }  // namespace sslkern::simt

@@ -39,7 +39,7 @@ struct Arena {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_poison_memory_region(data, kArenaBytes);
 #endif
-    std::fill_n(range->cells.begin(), used / kCellBytes, Cell{});
+    forget_cells(*range, 0, used);
     offset_of.clear();
     used = taken = 0;
   }
