@@ -128,7 +128,7 @@ class Emulation:
         return {launch.kernel for launch in self.launches_by(run)}
 
     def unlaunched(self) -> list[str]:
-        """Kernels of PTX that have never been launched, by their mangled names."""
+        """Kernels of PTX that no launch has gone through, by their mangled names."""
         self._library.emulation_unlaunched.restype = ctypes.c_char_p
         names: list[str] = self._library.emulation_unlaunched().decode().splitlines()
         return names

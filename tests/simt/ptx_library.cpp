@@ -19,7 +19,7 @@ namespace {
 struct Kernel {
   std::shared_ptr<const ptx::File> file;
   std::optional<ptx::Module> module;
-  bool launched = false;
+  bool launched = false;  // and gone through, with nothing to report
 };
 
 std::map<std::string, Kernel> kernels;
@@ -71,8 +71,10 @@ bool ptx::run(const std::string& kernel, dim3 grid, dim3 block, std::size_t dyna
   const auto found = kernels.find(kernel);
   if (found == kernels.end()) throw std::invalid_argument("no PTX of " + kernel);
   if (recording) record(kernel, grid, block, dynamic_bytes, arguments);
-  found->second.launched = true;
-  return module_of(kernel, found->second).launch(kernel, grid, block, dynamic_bytes, arguments);
+  ptx::Module& module = module_of(kernel, found->second);
+  const bool clean = module.launch(kernel, grid, block, dynamic_bytes, arguments);
+  found->second.launched |= clean;
+  return clean;
 }
 
 #define SSLKERN_CONTROL extern "C" __attribute__((visibility("default")))
@@ -126,7 +128,7 @@ SSLKERN_CONTROL void emulation_record(int on) {
 // Those recorded, a line each.
 SSLKERN_CONTROL const char* emulation_launches() { return launches.c_str(); }
 
-// The kernels that have never been launched, a line each; valid until the next call.
+// The kernels that no launch has gone through, a line each; valid until the next call.
 SSLKERN_CONTROL const char* emulation_unlaunched() {
   static std::string text;
   text.clear();
