@@ -45,6 +45,7 @@ _DTYPES = DTYPES | {TF32: torch.float32}
 MORE_CHECKS: Checks = (
     ("sinkhorn", checks.diagnoses, _ROWS),
     ("sinkhorn", checks.settles, _ROWS),
+    ("sinkhorn", checks.chooses, _ROWS),
     ("info_nce", checks.ranks, SIZES),
     ("info_nce", checks.exact_ranks, SIZES),
     ("info_nce", checks.close_ranks, SIZES),
@@ -54,7 +55,6 @@ MORE_CHECKS: Checks = (
     ("siglip", checks.lifts, ((1024, 40),)),
     # An odd number of chunks: a row's class leaves columns before it and behind it; three tiles.
     ("supcon", checks.in_blocks(1, "supcon, large class"), ((258, 12), (258, 264))),
-    ("ntxent", checks.in_blocks(6, "ntxent"), ((258, 264),)),
 )
 
 _IN_BOTH_DIRECTIONS = (
@@ -63,6 +63,23 @@ _IN_BOTH_DIRECTIONS = (
     "info_nce, two ids, smoothing",
     "info_nce, symmetric, of columns",
 )
+
+# Walks of an odd number of chunks, after which both halves of the memory are in use.
+_WALKS = {
+    "ntxent": ("ntxent",),
+    "info_nce": (
+        *("info_nce", "info_nce, smoothing", "info_nce, of columns"),
+        *_IN_BOTH_DIRECTIONS,
+    ),
+    "supcon": ("supcon, out", "supcon, pairwise"),
+    "siglip": ("siglip", "siglip, mean"),
+    "linear_cross_entropy": tuple(
+        f"linear_cross_entropy{about}" for about in ("", ", mean", ", probabilities", ", smoothing")
+    ),
+}
+ODD_CHECKS: Checks = [
+    (op, checks.in_blocks(6, form), ((258, 264),)) for op, forms in _WALKS.items() for form in forms
+]
 
 # In parts of the rows where other sizes of rows times columns need one: of three tiles.
 _PARTED = ((258, 12),)
@@ -95,7 +112,7 @@ def cases_of(op: str, dtypes: Sequence[str], sizes: Sizes = ()) -> Iterator[Case
     """
     for name in dtypes:
         yield from _of_forms(op, name, sizes or SIZES_OF.get(op, SIZES))
-        yield from _of_checks(op, name, sizes, (*MORE_CHECKS, *PARTED_CHECKS))
+        yield from _of_checks(op, name, sizes, (*MORE_CHECKS, *ODD_CHECKS, *PARTED_CHECKS))
 
 
 def _of_forms(op: str, name: str, sizes: Sizes) -> Iterator[Case]:

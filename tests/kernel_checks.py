@@ -72,6 +72,13 @@ def settles(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return True
 
 
+def chooses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Hard assignments to prototypes all over a row, where none is nearly as likely as another."""
+    scores = torch.randn(size, generator=Generator().manual_seed(0)).to(dtype)
+    plan = reference.sinkhorn(scores.double(), 1.0, hard=True)
+    return torch.equal(sslkern.sinkhorn(scores, 1.0, hard=True).double(), plan)
+
+
 def _targets(n: int) -> list[Tensor]:
     """Columns that are not their rows' own: all over, and but for two rows of a tile the same one.
 
