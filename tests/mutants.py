@@ -40,7 +40,7 @@ EQUIVALENT: tuple[tuple[str, str, Sequence[int], str], ...] = (
     ("supcon_positives_kernel", "barrier", (3,), _WRITTEN),
     ("linear_cross_entropy_fwd_kernel", "barrier", (3, 4), _WRITTEN),
     ("info_nce_fwd_kernel<.*, true, false>", "shuffle", (3, 4), _SHIFT),
-    ("info_nce_fwd_kernel<(Tf32|Tf32x3|Bf16|F16), .*true, true>", "shuffle", (17, 18), _SHIFT),
+    ("info_nce_fwd_kernel<.*, true, true>", "shuffle", (17, 18), _SHIFT),
     ("siglip_tiles_kernel<.*, true, true>", "barrier", (2,), _AFTER_LOSSES),
     ("sampled_logits_runs_kernel", "shuffle", range(8, 16), "every lane has the weight 1"),
 )

@@ -76,6 +76,7 @@ def test_exact_products_give_the_results_of_float32(
     assert not [str(check) for check in checks if not check.agreement.passed]
 
 
+@pytest.mark.parametrize("backend", ["ptx"], indirect=True)  # half a minute saved
 @pytest.mark.parametrize("form", FORMS_OF_PRODUCTS, ids=lambda form: form.name)
 def test_three_products_keep_float32s_digits_along_many_dims(form: Form, backend: str) -> None:
     """At the lowest temperature, on tensor cores that truncate their sums."""
