@@ -51,6 +51,7 @@ MORE_CHECKS: Checks = (
     ("info_nce", checks.close_ranks, SIZES),
     ("info_nce", checks.ranges, ((640, 8),)),
     ("sampled_logits", checks.misses, _SAMPLES),
+    ("sampled_logits", checks.exact_sums, _SAMPLES),
     ("linear_cross_entropy", checks.units, ((1024, 8),)),
     ("siglip", checks.lifts, ((1024, 40),)),
     # An odd number of chunks: a row's class leaves columns before it and behind it; three tiles.

@@ -165,6 +165,21 @@ def misses(dtype: torch.dtype, size: tuple[int, int]) -> bool:
     return torch.equal(logits.isnan(), x["index"] < 0)
 
 
+def exact_sums(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients of three rows that all samples are of: whole numbers, which no dtype rounds."""
+    g, (n, dim) = Generator().manual_seed(0), size
+    query = torch.randint(-1, 2, size, generator=g)
+    index = torch.randint(3, (n, 70), generator=g)
+    upstream = 2 * torch.randint(2, (n, 70), generator=g) - 1
+    table = torch.zeros(3, dim, dtype=dtype, requires_grad=True)
+    logits = sslkern.sampled_logits(query.to(dtype), table, index)
+    (found,) = torch.autograd.grad(logits, table, upstream.to(logits.dtype))
+    weight = torch.zeros(n, 3, dtype=torch.long).scatter_add(1, index, upstream)
+    expected = weight.T @ query
+    assert int(expected.abs().max()) <= 256  # bfloat16 has all of these
+    return torch.equal(found.long(), expected)
+
+
 def _gradient(function: verify.LossFn, x: Tensor, upstream: Tensor, **options: Any) -> Tensor:
     leaf = x.detach().requires_grad_()
     loss = function(leaf, **options, reduction="none")
