@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sslkern.ops._extension import C
 from sslkern.parallel.agreement import BYTES
 
 STATISTICS = 24  # of a row, three float64: log-sum-exp, sum of logits, their number
@@ -204,10 +205,6 @@ class Machine:
     multiprocessors: int = 132
     memory: float = 80e9
     tile: int = 128
-    chunk: int = 64 << 20
-    """Bytes of the part of the gradient of the similarities that is in memory at a time."""
-    chunk_rows: tuple[int, int] = (256, 1024)
-    """Where it has fewer it may have as many bytes as a gradient; the more if it adds to one."""
     host: float = 100e-6
     """Of a block in a pass: Python, the dispatcher, launches. An assumption."""
     blocks: int = 1024
@@ -223,14 +220,13 @@ class Machine:
     def scratch(self, share: Share) -> float:
         """Of the backward kernels on a block: packed rows and keys, products, a chunk."""
         elements = share.block * (2 * share.element + 2 * share.total)
-        return elements + self.part(share, share.loss.views * share.rows, True)
+        return elements + self.part(share, share.loss.views * share.rows, adds=True)
 
-    def part(self, share: Share, rows: int, adds: bool) -> int:
-        """A chunk of the gradient of so many rows with as many: what csrc/ops/packed.h decides."""
-        rows = math.ceil(rows / self.tile) * self.tile
-        row = rows * share.element
-        worth = min(self.chunk_rows[adds] * row, rows * share.dim * share.total)
-        return min(max(self.chunk, worth), rows * row)
+    def part(self, share: Share, rows: int, *, adds: bool) -> int:
+        """What is in memory of the similarities' gradient of so many rows with as many."""
+        columns = math.ceil(rows / self.tile) * self.tile
+        at_once: int = C.gradient_rows(rows, columns, share.dim, share.element, adds)
+        return at_once * columns * share.element
 
 
 @dataclass(frozen=True)
