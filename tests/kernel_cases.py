@@ -53,9 +53,8 @@ MORE_CHECKS: Checks = (
     ("sampled_logits", checks.misses, _SAMPLES),
     ("sampled_logits", checks.exact_sums, _SAMPLES),
     ("linear_cross_entropy", checks.units, ((1024, 8),)),
+    ("linear_cross_entropy", checks.axes, ((258, 64), (258, 264))),
     ("siglip", checks.lifts, ((1024, 40),)),
-    # An odd number of chunks: a row's class leaves columns before it and behind it; three tiles.
-    ("supcon", checks.in_blocks(1, "supcon, large class"), ((258, 12), (258, 264))),
 )
 
 _IN_BOTH_DIRECTIONS = (
@@ -78,22 +77,35 @@ _WALKS = {
         f"linear_cross_entropy{about}" for about in ("", ", mean", ", probabilities", ", smoothing")
     ),
 }
-ODD_CHECKS: Checks = [
-    (op, checks.in_blocks(6, form), ((258, 264),)) for op, forms in _WALKS.items() for form in forms
-]
-
-# In parts of the rows where other sizes of rows times columns need one: of three tiles.
-_PARTED = ((258, 12),)
-PARTED_CHECKS: Checks = (
-    ("ntxent", checks.in_parts("ntxent"), _PARTED),
-    ("info_nce", checks.in_parts(*_IN_BOTH_DIRECTIONS, "info_nce, of columns"), _PARTED),
-    ("supcon", checks.in_parts("supcon, out"), _PARTED),
-    ("siglip", checks.in_parts("siglip, mean"), _PARTED),
-    ("linear_cross_entropy", checks.in_parts("linear_cross_entropy, mean"), _PARTED),
+_LARGE_CLASS = checks.of_forms("supcon, large class")
+ODD_CHECKS: Checks = (
+    *(
+        (op, checks.in_blocks(6, checks.of_forms(form)), ((258, 264),))
+        for op, forms in _WALKS.items()
+        for form in forms
+    ),
+    ("info_nce", checks.in_blocks(6, checks.exact_ranks), ((258, 264),)),
+    # A row's class leaves columns before it and behind it; three tiles.
+    ("supcon", checks.in_blocks(1, _LARGE_CLASS), ((258, 12), (258, 264))),
 )
 
+# In parts of the rows where other sizes of rows times columns need one: of three tiles.
+_PARTED = {
+    "ntxent": ("ntxent",),
+    "info_nce": (*_IN_BOTH_DIRECTIONS, "info_nce, of columns"),
+    "supcon": ("supcon, out",),
+    "siglip": ("siglip, mean",),
+    "linear_cross_entropy": ("linear_cross_entropy, mean",),
+}
+PARTED_CHECKS: Checks = [
+    (op, checks.in_parts(checks.of_forms(*forms)), ((258, 12),)) for op, forms in _PARTED.items()
+]
+
 # Those that hold whatever rounds the products.
-ROUGH_CHECKS = (checks.ranks, checks.exact_ranks, checks.ranges, checks.units, checks.lifts)
+ROUGH_CHECKS = (
+    *(checks.ranks, checks.exact_ranks, checks.ranges),
+    *(checks.units, checks.axes, checks.lifts),
+)
 
 
 @dataclass(frozen=True, eq=False)

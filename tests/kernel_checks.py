@@ -181,9 +181,15 @@ def exact_sums(dtype: torch.dtype, size: tuple[int, int]) -> bool:
 
 
 def _gradient(function: verify.LossFn, x: Tensor, upstream: Tensor, **options: Any) -> Tensor:
-    leaf = x.detach().requires_grad_()
-    loss = function(leaf, **options, reduction="none")
-    return torch.autograd.grad(loss, leaf, upstream.to(loss.dtype))[0].double()
+    return _gradients(function, [x], upstream, **options)[0]
+
+
+def _gradients(
+    function: verify.LossFn, given: Sequence[Tensor], upstream: Tensor, **options: Any
+) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in given]
+    loss = function(*leaves, **options, reduction="none")
+    return [x.double() for x in torch.autograd.grad(loss, leaves, upstream.to(loss.dtype))]
 
 
 def units(dtype: torch.dtype, size: tuple[int, int]) -> bool:
@@ -205,6 +211,31 @@ def units(dtype: torch.dtype, size: tuple[int, int]) -> bool:
         if not torch.allclose(found, expected, rtol=0.05, atol=0.05 * large):
             return False
     return True
+
+
+def axes(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+    """Gradients of rows and classes that are along one of 32 axes each.
+
+    A product that leaves out eight of the dims takes a row for a stranger to classes that are like
+    it. Every fragment of a tile has rows and classes of every eight dims.
+    """
+    g, (n, dim) = Generator().manual_seed(0), size
+    eight = torch.arange(n) % 8, torch.randint(8, (n,), generator=g)
+    axis = (8 * z + torch.randint(4, (n,), generator=g) for z in eight)
+    given = [4.0 * torch.eye(64, dim)[z] for z in axis]
+    index = {"target": torch.randint(n, (n,), generator=g)}
+    dense = {"target": torch.rand(n, n, generator=g).softmax(1)}
+    agree = []
+    for options in (index, index | {"label_smoothing": 0.1}, dense):
+        found, expected = (
+            _gradients(f, [z.to(t) for z in given], torch.ones(n), **options)
+            for f, t in (
+                (sslkern.linear_cross_entropy, dtype),
+                (reference.linear_cross_entropy, torch.float64),
+            )
+        )
+        agree += map(partial(torch.allclose, atol=0.1), found, expected)
+    return all(agree)
 
 
 def lifts(dtype: torch.dtype, size: tuple[int, int]) -> bool:
@@ -260,27 +291,37 @@ def ranges(dtype: torch.dtype, size: tuple[int, int]) -> bool:
 Check = Callable[[torch.dtype, tuple[int, int]], bool]
 
 
-def in_blocks(count: int, *forms: str) -> Check:
-    """The named forms, with so many blocks sharing a row of tiles in all."""
-    return _with(extension.C.set_column_blocks, count, forms)
+def of_forms(*names: str) -> Check:
+    """Whether the named forms agree with their references."""
 
-
-def in_parts(*forms: str) -> Check:
-    """With what grows with rows times columns in parts of one row of tiles."""
-    return _with(extension.C.set_part_bytes, 1, forms)
-
-
-def _with(setting: Callable[..., None], value: int, forms: Sequence[str]) -> Check:
     def check(dtype: torch.dtype, size: tuple[int, int]) -> bool:
+        agree = [_form_agrees(name, dtype, size) for name in names]  # all, whatever one says
+        return all(agree)
+
+    check.__name__ = "; ".join(names)
+    return check
+
+
+def in_blocks(count: int, check: Check) -> Check:
+    """With so many blocks sharing a row of tiles in all."""
+    return _with(extension.C.set_column_blocks, count, check)
+
+
+def in_parts(check: Check) -> Check:
+    """With what grows with rows times columns in parts of one row of tiles."""
+    return _with(extension.C.set_part_bytes, 1, check)
+
+
+def _with(setting: Callable[..., None], value: int, check: Check) -> Check:
+    def check_so(dtype: torch.dtype, size: tuple[int, int]) -> bool:
         setting(value)
         try:
-            agree = [_form_agrees(name, dtype, size) for name in forms]  # all, whatever one says
-            return all(agree)
+            return check(dtype, size)
         finally:
             setting()
 
-    check.__name__ = f"{setting.__name__}({value})"
-    return check
+    check_so.__name__ = f"{check.__name__}, {setting.__name__}({value})"
+    return check_so
 
 
 def _form_agrees(name: str, dtype: torch.dtype, size: tuple[int, int]) -> bool:
