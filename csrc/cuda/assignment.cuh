@@ -53,6 +53,22 @@ struct Potential {
   }
 };
 
+// Potentials of a vector's columns, from k on: two in one request where they lie so.
+struct PotentialPairs {
+  const double* g;
+  std::int64_t k, K;
+  bool whole;
+
+  SSLKERN_DEVICE PotentialPairs(const double* g, std::int64_t k, std::int64_t K, int count)
+      : g(g + k), k(k), K(K), whole(is_aligned(g + k) && k + count <= K) {}
+
+  // Those of columns k + q and the next; anything behind the last.
+  SSLKERN_DEVICE double2 at(int q) const {
+    if (whole) return *reinterpret_cast<const double2*>(g + q);
+    return {k + q < K ? g[q] : 0, k + q + 1 < K ? g[q + 1] : 0};
+  }
+};
+
 // Exponentials have no sign.
 template <class T>
 SSLKERN_DEVICE T probability(T x) {
@@ -91,11 +107,13 @@ struct Columns {
 
   SSLKERN_DEVICE void load(const double* g) {
     for_slots([&](int i) {
+      const PotentialPairs pairs(g, column(i), K, kVector<E>);
+      double2 two;
 #pragma unroll
       for (int q = 0; q < kVector<E>; ++q) {
-        const std::int64_t k = column(i) + q;
+        if (q % 2 == 0) two = pairs.at(q);
         Potential<T> p{linear ? T(0) : T(-INFINITY), 0};
-        if (k < K) p = Potential<T>::of(g[k], linear);
+        if (column(i) + q < K) p = Potential<T>::of(q % 2 == 0 ? two.x : two.y, linear);
         high[i * kVector<E> + q] = p.high;
         if (kTwoParts) low[i * kVector<E> + q] = p.low;
       }
@@ -294,13 +312,16 @@ struct RowReader {
 
   SSLKERN_DEVICE void read(std::int64_t k, T (&x)[kVector<E>]) const {
     const Unpacked<E> score(load_of_row(row, k, K));
+    const PotentialPairs pairs(g, k, K, kVector<E>);
+    double2 two;
 #pragma unroll
     for (int q = 0; q < kVector<E>; ++q) {
+      if (q % 2 == 0) two = pairs.at(q);
       x[q] = linear ? T(0) : T(-INFINITY);
       if (k + q >= K) continue;
-      const auto potential = Potential<T>::of(g[k + q], linear);
-      x[q] = linear ? probability(score.at[q]) * potential.high
-                    : multiply_add(score.at[q], a, potential.high) + potential.low;
+      const auto p = Potential<T>::of(q % 2 == 0 ? two.x : two.y, linear);
+      x[q] =
+          linear ? probability(score.at[q]) * p.high : multiply_add(score.at[q], a, p.high) + p.low;
     }
   }
   SSLKERN_DEVICE T relative(T x, T shift) const { return linear ? x : power_of_two(x - shift); }

@@ -11,6 +11,10 @@
 
 namespace sslkern::cuda {
 
+// Of a multiprocessor: as many as have registers for all that a row needs.
+template <class E>
+constexpr int kBlocksOfRows = sizeof(E) == 8 ? 2 : 3;
+
 // What a block shares: of each assigned view's row how its exponentials become shares, and the sum
 // of all targets, for the views that are not assigned. A thread reads of the sum what it wrote.
 template <class E, int kTeam>
@@ -156,7 +160,7 @@ struct OnlinePrediction {
 // a view: its bytes once, one exponential, and for its targets at most one more for each assigned
 // view; of an assigned view one more exponential, its bytes and 8 of a potential from a cache.
 template <class E, int kTeam>
-__global__ void __launch_bounds__(kAssignThreads, 2)
+__global__ void __launch_bounds__(kAssignThreads, kBlocksOfRows<E>)
     swapped_prediction_fwd_kernel(SwappedPredictionLosses p) {
   using T = typename ElementOf<E>::Working;
   using Targets = SharedTargets<E, kTeam>;
@@ -189,7 +193,7 @@ __global__ void __launch_bounds__(kAssignThreads, 2)
 // The same grid. Per element of a view its bytes once and those of its gradient, and exponentials
 // as above; a column's targets are in registers for all views that are not assigned.
 template <class E, int kTeam>
-__global__ void __launch_bounds__(kAssignThreads, 2)
+__global__ void __launch_bounds__(kAssignThreads, kBlocksOfRows<E>)
     swapped_prediction_bwd_kernel(SwappedPredictionGradients p) {
   using T = typename ElementOf<E>::Working;
   using Targets = SharedTargets<E, kTeam>;
