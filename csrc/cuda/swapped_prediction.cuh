@@ -3,8 +3,9 @@
 //
 // A team takes a row of the batch and a group of its views, all of them where there are rows
 // enough. Its threads own columns, of all views alike: targets never leave them. Each view comes
-// from memory once; the views that are assigned are read again, from the first-level cache, for
-// targets follow from their potentials and one sum of the row.
+// from memory once. Targets follow from the exponents of the assigned views and one sum of a row
+// each: of two views, as many as SwAV assigns, the exponents of a row stay in shared memory; others
+// are read again, with their potentials, from the first-level cache.
 #pragma once
 #include "contract/swapped_prediction.h"
 #include "cuda/assignment.cuh"
@@ -15,15 +16,18 @@ namespace sslkern::cuda {
 template <class E>
 constexpr int kBlocksOfRows = sizeof(E) == 8 ? 2 : 3;
 
-// What a block shares: of each assigned view's row how its exponentials become shares, and the sum
-// of all targets, for the views that are not assigned. A thread reads of the sum what it wrote.
+// What a block shares: of each assigned view's row how its exponentials become shares; the
+// exponents of two, and then, in the place of the first, the sum of all targets, for the views that
+// are not assigned. A thread reads of these what it wrote, 16 bytes in one request. Pieces of one
+// vector lie apart: lanes that are neighbours meet neighbouring banks.
 template <class E, int kTeam>
 struct SharedTargets {
   using T = typename ElementOf<E>::Working;
-  static constexpr int kCached = kTeamColumns<E, kTeam>;
+  static constexpr int kColumns = kTeamColumns<E, kTeam>, kViews = 2;
+  static constexpr int kPerPiece = kVectorBytes / int(sizeof(T)), kPieces = kVector<E> / kPerPiece;
   T shift[Team<kTeam>::kCount][kMostViewsOnDevice];
   T factor[Team<kTeam>::kCount][kMostViewsOnDevice];
-  T all[Team<kTeam>::kCount][kCached];
+  uint4 kept[Team<kTeam>::kCount][kViews][kPieces][kColumns / kVector<E>];
   T largest[kAssignWarps];
   double sums[kAssignWarps];
 };
@@ -74,6 +78,26 @@ struct SwappedRow {
     return {row_of(i), in.potential + i * in.K, in.K, T(kLog2E / in.epsilon), false};
   }
 
+  // Whether shared memory has a row of sums, and of the exponents of all assigned views.
+  SSLKERN_DEVICE bool fits() const { return in.K <= Shared::kColumns; }
+  SSLKERN_DEVICE bool keeps_exponents() const { return fits() && in.A <= Shared::kViews; }
+
+  SSLKERN_DEVICE void keep(std::int64_t i, std::int64_t k, const T (&x)[kVector<E>]) const {
+#pragma unroll
+    for (int piece = 0; piece < Shared::kPieces; ++piece) {
+      uint4 words;
+      memcpy(&words, x + piece * Shared::kPerPiece, kVectorBytes);
+      shared.kept[team.number][i][piece][k / kVector<E>] = words;
+    }
+  }
+  SSLKERN_DEVICE void recall(std::int64_t i, std::int64_t k, T (&x)[kVector<E>]) const {
+#pragma unroll
+    for (int piece = 0; piece < Shared::kPieces; ++piece) {
+      const uint4 words = shared.kept[team.number][i][piece][k / kVector<E>];
+      memcpy(x + piece * Shared::kPerPiece, &words, kVectorBytes);
+    }
+  }
+
   // The shift and factor of every assigned view.
   SSLKERN_DEVICE void assign() const {
     for (std::int64_t i = 0; i < in.A; ++i) {
@@ -82,6 +106,7 @@ struct SwappedRow {
       for (std::int64_t k = first_column(); k < in.K; k += kStep) {
         T x[kVector<E>];
         reader.read(k, x);
+        if (keeps_exponents()) keep(i, k, x);
         seen.add(x);
       }
       seen = row_of_team<kTeam>(seen, shared.largest, shared.sums);
@@ -101,7 +126,7 @@ struct SwappedRow {
       if (i == v) continue;
       const T shift = shared.shift[team.number][i], factor = shared.factor[team.number][i];
       T x[kVector<E>];
-      assigned(i).read(k, x);
+      keeps_exponents() ? recall(i, k, x) : assigned(i).read(k, x);
 #pragma unroll
       for (int q = 0; q < kVector<E>; ++q) sum[q] += power_of_two(x[q] - shift) * factor;
     }
@@ -109,17 +134,10 @@ struct SwappedRow {
 
   // The same; from shared memory for all views that are not assigned but the first of them.
   SSLKERN_DEVICE void targets(std::int64_t v, std::int64_t k, T (&sum)[kVector<E>]) const {
-    T* const all = shared.all[team.number] + k;
-    const bool is_kept = v >= in.A && in.K <= Shared::kCached;
-    if (is_kept && v > in.A && v > first_view()) {
-#pragma unroll
-      for (int q = 0; q < kVector<E>; ++q) sum[q] = all[q];
-      return;
-    }
+    const bool is_shared = v >= in.A && fits();
+    if (is_shared && v > in.A && v > first_view()) return recall(0, k, sum);
     add_targets(v, k, sum);
-    if (!is_kept) return;
-#pragma unroll
-    for (int q = 0; q < kVector<E>; ++q) all[q] = sum[q];
+    if (is_shared) keep(0, k, sum);
   }
 
   // Scores of a view from k on; behind the last, ones that have no part in a softmax.
@@ -156,7 +174,7 @@ struct OnlinePrediction {
   }
 };
 
-// Grid (rows x groups / teams), block kAssignThreads, 17 to 25 KiB of shared memory. Per element of
+// Grid (rows x groups / teams), block kAssignThreads, 37 to 41 KiB of shared memory. Per element of
 // a view: its bytes once, one exponential, and for its targets at most one more for each assigned
 // view; of an assigned view one more exponential, its bytes and 8 of a potential from a cache.
 template <class E, int kTeam>
