@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from memory_layouts import in_memory_layouts
 from torch import Tensor
@@ -889,7 +890,7 @@ def test_compiles_with_inductor() -> None:
 def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
     x = make_views(6, 5, torch.bfloat16)
     mixed = x | {widest: x[widest].float()}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.vicreg_loss(**mixed)
         variance = sslkern.variance_loss(mixed["z_a"])
     wide = sslkern.vicreg_loss(*(z.float() for z in x.values()))
@@ -899,7 +900,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(6, 5))
         loss = sslkern.vicreg_loss(z[:3], z[3:].float())
     loss.backward()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from memory_layouts import in_memory_layouts
 from torch import Tensor
@@ -708,7 +709,7 @@ def test_compiles_with_inductor() -> None:
 def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
     x = make_views(6, 5, torch.bfloat16)
     mixed = x._replace(**{widest: getattr(x, widest).float()})
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.barlow_twins_loss(*mixed)
     wide = sslkern.barlow_twins_loss(*(z.float() for z in x))
     torch.testing.assert_close(loss, wide, rtol=1e-6, atol=0)
@@ -716,7 +717,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(6, 5))
         loss = sslkern.barlow_twins_loss(z[:3], z[3:].float())
     loss.backward()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import autocast
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -358,7 +359,7 @@ def test_compiles_with_inductor() -> None:
 
 def test_autocast_changes_nothing_and_promotes() -> None:
     expected = sslkern.frossl_loss(Z, invariance_weight=0.5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         assert torch.equal(sslkern.frossl_loss(Z, invariance_weight=0.5), expected)
         mixed = sslkern.frossl_loss([A.bfloat16(), B.bfloat16().float()])
     assert torch.equal(mixed, sslkern.frossl_loss(Z.bfloat16()))
@@ -366,7 +367,7 @@ def test_autocast_changes_nothing_and_promotes() -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(8, 2, 5, generator=torch.Generator().manual_seed(0)))
         loss = sslkern.frossl_loss(z)
     loss.backward()

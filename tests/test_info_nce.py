@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from memory_layouts import in_memory_layouts
 from torch import Tensor
@@ -1251,7 +1252,7 @@ def test_clip_compiles_without_graph_break() -> None:
 def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
     x = make_inputs(6, 6, 5, torch.bfloat16, bank=9)
     mixed = {**x.matrices(), widest: x.matrices()[widest].float()}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.info_nce_loss(**mixed)
     wide = {name: z.float() for name, z in x.matrices().items()}
     torch.testing.assert_close(loss, sslkern.info_nce_loss(**wide), rtol=1e-6, atol=1e-6)
@@ -1259,7 +1260,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(6, 5))
         loss = sslkern.info_nce_loss(z[:3], z[3:], torch.randn(9, 4))
         loss = loss + sslkern.clip_loss(z[:3], z[3:].float(), 2.0)

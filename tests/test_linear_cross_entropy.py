@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from torch import Tensor
 from torch.nn import functional as F
@@ -1280,7 +1281,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
     x = make_problem(24, 33, 5, torch.bfloat16, bias=True)
     leaves = {name: z.clone().requires_grad_() for name, z in x.leaves().items()}
     mixed = {**leaves, widest: leaves[widest].float()}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.linear_cross_entropy(**mixed, target=x.target)
     loss.backward()
     wide = {name: z.detach().float().requires_grad_() for name, z in leaves.items()}
@@ -1295,7 +1296,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     body, head = torch.nn.Linear(5, 4), torch.nn.Linear(4, 9)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         hidden = body(torch.randn(6, 5))
         loss = sslkern.linear_cross_entropy(hidden, head.weight, torch.arange(6), bias=head.bias)
     loss.backward()

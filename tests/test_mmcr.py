@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import autocast
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -346,7 +347,7 @@ def test_compiles_with_inductor() -> None:
 
 def test_autocast_changes_nothing_and_promotes() -> None:
     expected = sslkern.mmcr_loss(Z, lmda=0.5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         assert torch.equal(sslkern.mmcr_loss(Z, lmda=0.5), expected)
         mixed = sslkern.mmcr_loss([A.bfloat16(), B.bfloat16().float()])
     assert torch.equal(mixed, sslkern.mmcr_loss(Z.bfloat16()))
@@ -354,7 +355,7 @@ def test_autocast_changes_nothing_and_promotes() -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(8, 2, 5, generator=torch.Generator().manual_seed(0)))
         loss = sslkern.mmcr_loss(z)
     loss.backward()

@@ -14,10 +14,12 @@ import pytest
 import simt_build
 import torch
 
+from sslkern.bench import CASES, composed
 from sslkern.bench.contenders import Size
 from sslkern.cli.errors import UserError
 from sslkern.cli.main import main
-from sslkern.model import emulation, runs
+from sslkern.cli.model import OPS as OPS_OF_COMMAND
+from sslkern.model import emulation, walking
 from sslkern.model.counts import (
     Counts,
     counts_of,
@@ -28,20 +30,31 @@ from sslkern.model.counts import (
 )
 from sslkern.model.fit import CHECK, SMALL, Walk, fit
 from sslkern.model.gpus import GPUS
-from sslkern.model.operators import OPERATORS, PASSES, TILE
+from sslkern.model.operators import OPERATORS
 from sslkern.model.roofline import predict
+from sslkern.model.runs import Run
+from sslkern.model.walking import TILE, Fits, Walking, run_walk
+from sslkern.model.whole import WHOLE, Whole
+from sslkern.model.work import PASSES, Work, library_rate
 from sslkern.ops._extension import C
 
-NTXENT = OPERATORS["ntxent"]
+OPS: dict[str, Walking] = {op.name: op for op in walking.WALKING}
+NTXENT = OPS["ntxent"]
 DIM = 128
 FIT_DIM = 64  # a chunk: the least that walks
-WALKING = {
+KERNELS = {
     "ntxent": {"forward": "ntxent_fwd_kernel", "backward": "ntxent_tiles_kernel"},
     "info_nce": {"forward": "info_nce_fwd_kernel", "backward": "info_nce_tiles_kernel"},
     "clip": {"forward": "info_nce_fwd_kernel", "backward": "info_nce_tiles_kernel"},
     "siglip": {"forward": "siglip_tiles_kernel"},  # which forms the gradients as well
+    "supcon": {"forward": "supcon_negatives_kernel", "backward": "supcon_tiles_kernel"},
+    "linear_cross_entropy": {
+        "forward": "linear_cross_entropy_fwd_kernel",
+        "backward": "linear_cross_entropy_tiles_kernel",
+    },
 }
 BYTES = 2  # of an element
+LARGE = Size(32768, DIM)
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "model"
 
 needs_nvcc = pytest.mark.skipif(
@@ -59,8 +72,8 @@ def library() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def fits(library: Any) -> runs.Fits:
-    return runs.fits(library, NTXENT, FIT_DIM, torch.bfloat16)
+def fits(library: Any) -> Fits:
+    return walking.fits(library, NTXENT, FIT_DIM, torch.bfloat16)
 
 
 # ---- the kernels, counted
@@ -75,32 +88,32 @@ class Walked:
 
     op: str
     part: str
-    run: runs.Run
+    run: Run
 
     @property
     def writes_gradients(self) -> bool:
         """Whether it writes every element of G."""
-        return self.part == "backward" or OPERATORS[self.op].formed
+        return self.part == "backward" or OPS[self.op].formed
 
     @property
     def counts(self) -> Counts:
-        return self.run.kernels[self.part][WALKING[self.op][self.part]]
+        return self.run.kernels[self.part][KERNELS[self.op][self.part]]
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        name = WALKING[self.op][self.part]
+        name = KERNELS[self.op][self.part]
         return [x for x in self.run.lines if short_name(x["kernel"]) == name]
 
 
 @pytest.fixture(scope="module")
-def small(library: Any) -> Callable[[str], runs.Run]:
+def small(library: Any) -> Callable[[str], Run]:
     """Of an operator, which runs once."""
     walk = Walk(TILES, SPLITS)
-    return cache(lambda op: runs.run(library, OPERATORS[op], walk, DIM, torch.bfloat16))
+    return cache(lambda op: run_walk(library, OPS[op], walk, DIM, torch.bfloat16))
 
 
-@pytest.fixture(params=[(op, part) for op in WALKING for part in WALKING[op]], ids="-".join)
-def walked(small: Callable[[str], runs.Run], request: pytest.FixtureRequest) -> Walked:
+@pytest.fixture(params=[(op, part) for op in KERNELS for part in KERNELS[op]], ids="-".join)
+def walked(small: Callable[[str], Run], request: pytest.FixtureRequest) -> Walked:
     op, part = request.param
     return Walked(op, part, small(op))
 
@@ -111,12 +124,12 @@ def test_products_are_what_the_formula_asks_for(walked: Walked) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("op", WALKING)
+@pytest.mark.parametrize("op", KERNELS)
 def test_library_products_are_what_the_formula_asks_for(
-    small: Callable[[str], runs.Run], op: str
+    small: Callable[[str], Run], op: str
 ) -> None:
-    flop = OPERATORS[op].gradients * 2 * ROWS * ROWS * DIM
-    formed = OPERATORS[op].formed
+    flop = OPS[op].gradients * 2 * ROWS * ROWS * DIM
+    formed = OPS[op].formed
     assert small(op).product_flop == {"forward": flop * formed, "backward": flop * (not formed)}
 
 
@@ -129,8 +142,15 @@ def test_main_loops_have_no_bank_conflicts(walked: Walked) -> None:
 
 
 @needs_nvcc
-def test_sectors_hold_what_was_asked_for(walked: Walked) -> None:
-    assert sector_efficiency(walked.counts) >= 0.95
+def test_sectors_hold_what_was_asked_for(walked: Walked, library: Any) -> None:
+    """Of SupCon in many tiles: those on the diagonal read more, and are a quarter of few."""
+    counts = walked.counts
+    if walked.op == "supcon":
+        kernel = KERNELS[walked.op][walked.part]
+        found = walking.fits(library, OPS["supcon"], DIM, torch.bfloat16).kernels[walked.part]
+        assert found[kernel].error == 0
+        counts = found[kernel].at(OPS["supcon"].walk(walked.part, kernel, LARGE, torch.bfloat16))
+    assert sector_efficiency(counts) >= 0.95
 
 
 @needs_nvcc
@@ -158,19 +178,19 @@ def test_exponentials_are_one_per_element(walked: Walked) -> None:
 
 @needs_nvcc
 @pytest.mark.parametrize("name", PASSES)
-def test_counts_of_walks_are_exact(fits: runs.Fits, name: str) -> None:
-    assert fits.kernels[name][WALKING["ntxent"][name]].error == 0
+def test_counts_of_walks_are_exact(fits: Fits, name: str) -> None:
+    assert fits.kernels[name][KERNELS["ntxent"][name]].error == 0
 
 
 @needs_nvcc
-def test_counts_of_the_librarys_products_are_exact(fits: runs.Fits) -> None:
+def test_counts_of_the_librarys_products_are_exact(fits: Fits) -> None:
     assert fits.product_flop["backward"].error == 0
     found = fits.product_flop["backward"].at(Walk(256, 1))["flop"]
     assert found == pytest.approx(2 * 32768**2 * FIT_DIM, rel=1e-12)
 
 
 @needs_nvcc
-def test_fits_predict_what_the_operator_does_by_itself(library: Any, fits: runs.Fits) -> None:
+def test_fits_predict_what_the_operator_does_by_itself(library: Any, fits: Fits) -> None:
     """At a size whose number of splits nobody has set."""
     size = Size(3 * NTXENT.step, FIT_DIM)
     z_a, z_b = NTXENT.make_inputs(size, torch.bfloat16)
@@ -197,6 +217,15 @@ def counted(walk: Walk) -> Counts:
     return {"x": walk.launches * 7 + 3 * tiles + 5 * tiles**2 + 2 * tiles * splits}
 
 
+def test_a_fit_that_is_off_gives_no_less_than_was_counted() -> None:
+    def once_more(walk: Walk) -> Counts:
+        return {"x": 100.0 - walk.tiles**3 if walk.tiles < CHECK.tiles else 100.0}
+
+    found = fit([(walk, once_more(walk)) for walk in SMALL], (CHECK, once_more(CHECK)))
+    assert found.at(Walk(256, 1))["x"] == 100
+    assert found.at(SMALL[0])["x"] == pytest.approx(36)
+
+
 def test_fits_of_four_terms_are_exact() -> None:
     found = fit([(walk, counted(walk)) for walk in SMALL], (CHECK, counted(CHECK)))
     assert found.error == 0
@@ -214,7 +243,7 @@ def test_fits_say_how_far_off_they_are() -> None:
 
 @needs_nvcc
 def test_gradients_that_are_formed_leave_nothing_to_the_backward_pass(library: Any) -> None:
-    run = runs.run(library, OPERATORS["siglip"], Walk(2, 1), FIT_DIM, torch.bfloat16)
+    run = run_walk(library, OPS["siglip"], Walk(2, 1), FIT_DIM, torch.bfloat16)
     assert "siglip_tiles_kernel" in run.kernels["forward"]
     assert run.product_flop["forward"] == 2 * 2 * (2 * TILE) ** 2 * FIT_DIM
     assert not run.kernels["backward"]
@@ -239,10 +268,72 @@ def test_parts_of_many_columns_have_rows_enough_to_hide_the_columns_gradient() -
 
 
 def test_sums_of_many_columns_are_launched_in_parts() -> None:
-    clip, size = OPERATORS["clip"], Size(32768, 128)
+    clip, size = OPS["clip"], Size(32768, 128)
     walk = clip.walk("forward", "info_nce_fwd_kernel", size, torch.bfloat16)
     assert walk == Walk(256, 8, launches=2)
     assert clip.walk("forward", "info_nce_merge_kernel", size, torch.bfloat16).launches == 1
+
+
+# ---- operators that are counted whole
+
+SMALL_SIZES = {
+    "sinkhorn": Size(64, 600),
+    "swav": Size(64, 600),
+    "soft_cross_entropy": Size(16, 1024),
+    "cross_correlation": Size(32, 64),
+    "covariance": Size(64, 32),
+    "negative_sampling": Size(64, 16),
+}
+
+OF_COLUMNS = ("cross_correlation", "covariance")
+
+
+@pytest.fixture(params=WHOLE, ids=lambda op: op.name)
+def whole(request: pytest.FixtureRequest) -> Whole:
+    found: Whole = request.param
+    return found
+
+
+@needs_nvcc
+def test_no_kernels_do_less_than_the_floor_says(whole: Whole, library: Any) -> None:
+    """Bytes that they move, powers that they take, products that they ask for."""
+    size, dtype = SMALL_SIZES[whole.name], torch.bfloat16
+    counted = whole.count(library, size, dtype)
+    passes = [part for part in PASSES if counted.kernels[part]]
+    assert passes == list(PASSES if whole.case.gradients != 0 else PASSES[:1])
+    for part in passes:
+        work = whole.work(part, size, dtype)
+        kernels = [counts for counts, _ in counted.kernels[part].values()]
+        assert 32 * sum(total(x, "distinct") for x in kernels) >= work.bytes > 0
+        assert 32 * sum(x.get("issued function", 0) for x in kernels) >= work.exponentials
+        assert counted.product_flop[part] >= work.product_flop
+        assert (work.product_flop > 0) == (whole.name in OF_COLUMNS)
+
+
+def test_sizes_that_take_hours_are_refused(whole: Whole) -> None:
+    whole.check_size(whole.default_sizes[0])
+    with pytest.raises(ValueError, match=r"at most 268435456 elements of .*, got \d+ of size"):
+        whole.check_size(Size(1 << 17, 1 << 15))
+    with pytest.raises(ValueError, match="expected N"):
+        whole.check_size(Size(0, 8))
+
+
+def test_floors_are_counts_over_ceilings() -> None:
+    gpu = GPUS["a100"]
+    work = Work(
+        bytes=2.039e12, exponentials=16 * gpu.cycles, kernel_flop=312e12, product_flop=312e12
+    )
+    found = work.seconds(torch.bfloat16, gpu)
+    assert found == pytest.approx({"memory": 1, "exponentials": 1, "matrix": 2}, rel=2e-3)
+
+
+def test_products_of_the_library_are_of_the_dtype_that_it_is_given() -> None:
+    """Columns are standardised in float32; the data sheet has 66.9 TFLOP/s at the boost clock."""
+    of_columns = OPERATORS["covariance"].product_dtype(torch.bfloat16)
+    assert of_columns == torch.float32
+    assert OPERATORS["clip"].product_dtype(torch.bfloat16) == torch.bfloat16
+    assert library_rate(of_columns, GPUS["h100"]) == pytest.approx(66.9e12 * 1.83 / 1.98, rel=1e-2)
+    assert library_rate(torch.bfloat16, GPUS["h100"]) == GPUS["h100"].dense("bf16")
 
 
 # ---- the roofline
@@ -287,7 +378,7 @@ def test_dense_peaks_are_the_published_ones(name: str) -> None:
     assert GPUS[name].dense("bf16") == pytest.approx(published[name], rel=2e-3)
 
 
-@pytest.mark.parametrize("op", ["ntxent", "info_nce", "clip"])
+@pytest.mark.parametrize("op", ["ntxent", "info_nce", "clip", "supcon", "linear_cross_entropy"])
 def test_predictions_that_are_committed_are_near_the_floor(op: str) -> None:
     """At N = 32768 in bfloat16, forward and backward."""
     text = (RESULTS / f"{op}-bfloat16-h100.txt").read_text()
@@ -313,6 +404,7 @@ def call(*argv: str) -> int:
     (("--sizes", "64"), "expected sizes such as 2048x128"),
     (("--gpu", "abacus"), "invalid choice: 'abacus'"),
     (("--op", "triplet"), "invalid choice: 'triplet'"),
+    (("--op", "sinkhorn", "--sizes", "65536x65536"), "expected at most 268435456 elements"),
 ])  # fmt: skip
 def test_wrong_arguments_give_one_line(
     argv: tuple[str, ...], fragment: str, capsys: pytest.CaptureFixture[str]
@@ -340,11 +432,27 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         emulation.library(99 << 10)
 
 
+def test_the_command_has_every_operator() -> None:
+    """Of the benchmarks, but those that launch kernels of others or none."""
+    assert tuple(OPERATORS) == OPS_OF_COMMAND
+    others = {"in_batch", "dcl", *(case.name for case in composed.CASES)}
+    assert set(OPERATORS) == set(CASES) - others
+
+
+@needs_nvcc
+@pytest.mark.parametrize("op", ["sinkhorn", "covariance"])
+def test_the_command_counts_what_is_whole(op: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--op", op, "--sizes", str(SMALL_SIZES[op]), "--dtype", "float32") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{op} {SMALL_SIZES[op]}, float32, H100 SXM: a model, not a measurement" in text
+    assert ("backward: kernels" in text) == (op == "covariance")
+
+
 @needs_nvcc
 def test_the_table_says_that_it_is_a_model(
-    fits: runs.Fits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fits: Fits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "fits", lambda *_: fits)
+    monkeypatch.setattr(walking, "fits", lambda *_: fits)
     assert call("--sizes", f"32768x{FIT_DIM}") == 0
     text = capsys.readouterr().out
     assert text.splitlines()[0].endswith("a model, not a measurement")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from memory_layouts import in_memory_layouts
 from torch import Tensor
@@ -515,14 +516,14 @@ def test_compiles_with_inductor() -> None:
 def test_autocast_promotes_mixed_dtypes() -> None:
     x = make_inputs(6, 5, torch.float32)
     half = x.z_b.bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         mixed = sslkern.ntxent_loss(x.z_a, half)
     assert torch.equal(mixed, sslkern.ntxent_loss(x.z_a, half.float()))
 
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(6, 5))
         loss = sslkern.ntxent_loss(z[:3], z[3:])
     loss.backward()

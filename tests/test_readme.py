@@ -31,13 +31,43 @@ def test_every_picture_of_the_readme_is_committed() -> None:
     assert all((ROOT / picture).exists() for picture in pictures)
 
 
-@pytest.mark.parametrize("op", ["ntxent", "info_nce", "clip"])
-def test_table_of_the_model_is_what_the_results_say(op: str) -> None:
+def figures_of_the_model(op: str) -> list[str]:
+    """Predicted time over the floor, forward and backward of each size."""
     results = ROOT / "benchmarks" / "results" / "model" / f"{op}-bfloat16-h100.txt"
-    figures = re.findall(r"predicted / floor ([\d.]+)", " ".join(results.read_text().split()))
+    text = " ".join(results.read_text().split())
+    figures = re.findall(r"(\w+): kernels .*?predicted / floor ([\d.]+)", text)
+    assert [part for part, _ in figures[:2]] in (["forward", "backward"], ["forward"])
+    return [figure for _, figure in figures]
+
+
+@pytest.mark.parametrize(("op", "function"), [
+    ("ntxent", "ntxent_loss"),
+    ("info_nce", "info_nce_loss"),
+    ("clip", "clip_loss"),
+    ("supcon", "supcon_loss"),
+    ("linear_cross_entropy", "linear_cross_entropy"),
+])  # fmt: skip
+def test_table_of_the_model_is_what_the_results_say(op: str, function: str) -> None:
+    figures = figures_of_the_model(op)
     assert len(figures) == 8, "forward and backward of four widths"
     cells = [f"{f} / {b}" for f, b in zip(figures[::2], figures[1::2], strict=True)]
-    assert f"| `{op}_loss` | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
+    assert f"| `{function}` | {' | '.join(cells)} |" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("op", "label"), [
+    ("sinkhorn", "`sinkhorn` | 4096 x 3000"),
+    ("swav", "`swav_loss`, 8 views | 1024 x 3000"),
+    ("soft_cross_entropy", "`soft_cross_entropy` | 4096 x 4096"),
+    ("negative_sampling", "`negative_sampling_loss` | 4096 x 128"),
+    ("cross_correlation", "`barlow_twins_loss` | 1024 x 2048"),
+    ("covariance", "`vicreg_loss` | 1024 x 2048"),
+])  # fmt: skip
+def test_table_of_one_size_is_what_the_results_say(op: str, label: str) -> None:
+    results = ROOT / "benchmarks" / "results" / "model" / f"{op}-bfloat16-h100.txt"
+    size = label.split("| ")[-1].replace(" ", "")
+    assert results.read_text().startswith(f"{op} {size}, bfloat16, H100 SXM: a model")
+    line = f"| {label} | {' / '.join(figures_of_the_model(op))} |"
+    assert line in (ROOT / "README.md").read_text()
 
 
 def test_every_method_showed_its_evidence() -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from torch import Tensor
 from torch.nn import functional as F
@@ -572,7 +573,7 @@ def test_compiles_with_inductor() -> None:
 def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
     rows = {"query": Q.bfloat16(), "key": K.bfloat16(), "queue": U.bfloat16()}
     mixed = {**rows, widest: rows[widest].float()}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.ressl_loss(**mixed)
     wide = {name: z.float() for name, z in rows.items()}
     torch.testing.assert_close(loss, sslkern.ressl_loss(**wide), rtol=1e-6, atol=1e-6)
@@ -580,7 +581,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         query = layer(torch.randn(6, 5))
         loss = sslkern.ressl_loss(query, torch.randn(6, 4), torch.randn(9, 4))
     loss.backward()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from torch import Tensor
 from torch.nn import functional as F
@@ -954,7 +955,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
     x = make_inputs(6, 9, 10, 5, torch.bfloat16)
     mixed = {"query": x.query, "table": x.table}
     mixed[widest] = mixed[widest].float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         logits = sslkern.sampled_logits(**mixed, index=x.index)
     wide = sslkern.sampled_logits(x.query.float(), x.table.float(), x.index)
     assert torch.equal(logits, wide)
@@ -963,7 +964,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str) -> None:
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 5)
     table = T.clone().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(Q)
         loss = sslkern.negative_sampling_loss(z, table, POSITIVE, NEGATIVE)
         loss = loss + sslkern.sampled_nce_loss(z, table, POSITIVE, NEGATIVE)

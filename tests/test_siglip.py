@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from memory_layouts import in_memory_layouts
 from torch import Tensor
@@ -877,7 +878,7 @@ def test_compiles_with_inductor() -> None:
 def test_autocast_promotes_mixed_dtypes(widest: str, reduction: str) -> None:
     x = make_inputs(6, 6, 5, torch.bfloat16)
     mixed = x._replace(**{widest: getattr(x, widest).float()})
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.siglip_loss(mixed.image, mixed.text, 10.0, -10.0, reduction=reduction)
     wide = sslkern.siglip_loss(x.image.float(), x.text.float(), 10.0, -10.0, reduction=reduction)
     torch.testing.assert_close(loss, wide, rtol=1e-6, atol=0)
@@ -886,7 +887,7 @@ def test_autocast_promotes_mixed_dtypes(widest: str, reduction: str) -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_autocast_trains_through_a_layer(reduction: str) -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(6, 5))
         loss = sslkern.siglip_loss(z[:3], z[3:].float(), 2.0, -1.0, reduction=reduction).sum()
     loss.backward()

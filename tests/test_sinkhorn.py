@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import autocast
 from torch import Tensor
 
 import sslkern
@@ -1599,7 +1600,7 @@ def test_compiles_with_inductor() -> None:
 def test_autocast_leaves_dtypes_alone() -> None:
     for dtype in DTYPES:
         scores = cosines(6, 40).to(dtype)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast():
             plan = sslkern.sinkhorn(scores)
         assert torch.equal(plan, sslkern.sinkhorn(scores))
 
@@ -1609,13 +1610,13 @@ def test_autocast_promotes_mixed_dtypes(wide: str) -> None:
     mixed = {"scores": cosines(6, 40).bfloat16(), "queue": cosines(5, 40, seed=1).bfloat16()}
     expected = sslkern.sinkhorn(**{name: x.float() for name, x in mixed.items()})
     mixed[wide] = mixed[wide].float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         assert torch.equal(sslkern.sinkhorn(**mixed), expected)
 
 
 def test_autocast_takes_the_scores_of_a_layer() -> None:
     layer = torch.nn.Linear(5, 40)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         scores = layer(torch.randn(6, 5))
         plan = sslkern.sinkhorn(scores)
     assert plan.dtype == scores.dtype == torch.bfloat16

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from torch import Tensor
 from torch.nn import functional as F
@@ -980,7 +981,7 @@ def test_autocast_promotes_mixed_dtypes(wide: str) -> None:
     x, _ = make_problem("scores", 6, 40, torch.bfloat16)
     mixed = {"student": x.student, "teacher": x.teacher}
     mixed[wide] = mixed[wide].float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.soft_cross_entropy(**mixed)
     expected = sslkern.soft_cross_entropy(x.student.float(), x.teacher.float())
     assert torch.equal(loss, expected)
@@ -988,7 +989,7 @@ def test_autocast_promotes_mixed_dtypes(wide: str) -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 40)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         student = layer(torch.randn(6, 5))
         loss = sslkern.soft_cross_entropy(student, torch.randn(6, 40))
     loss.backward()

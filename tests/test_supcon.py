@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from memory_layouts import in_memory_layouts
 from torch import Tensor
@@ -1393,7 +1394,7 @@ def test_compiles_with_inductor() -> None:
 def test_autocast_promotes_mixed_dtypes() -> None:
     x = make_views(6, 5, torch.float32)
     half = x.z_b.bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         mixed = sslkern.dcl_loss(x.z_a, half, weight_fn=negative_mises_fisher_weights)
         wide = sslkern.dcl_loss(half.float(), half.double())
     expected = sslkern.dcl_loss(x.z_a, half.float(), weight_fn=negative_mises_fisher_weights)
@@ -1404,14 +1405,14 @@ def test_autocast_promotes_mixed_dtypes() -> None:
 def test_autocast_changes_nothing_for_one_dtype() -> None:
     x = make_inputs(30, 5, torch.bfloat16, "two")
     expected = evaluate_supcon(x, variant="pairwise")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         inside = evaluate_supcon(x, variant="pairwise")
     assert all(torch.equal(inside[name], expected[name]) for name in expected)
 
 
 def test_autocast_trains_through_a_layer() -> None:
     layer = torch.nn.Linear(5, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(6, 5))
         loss = sslkern.supcon_loss(z, torch.arange(6) % 2)
         loss = loss + sslkern.dcl_loss(z[:3], z[3:]) + sslkern.uniformity(z)

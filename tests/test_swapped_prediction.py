@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from devices import autocast
 from gradients import passes_gradcheck
 from torch import Tensor
 
@@ -1009,7 +1010,7 @@ def test_autocast_promotes_mixed_dtypes(wide: str) -> None:
     expected = evaluate(sslkern.swav_loss, x, torch.float32)
     mixed = x._replace(**{wide: [z.float() for z in getattr(x, wide)]})
     leaves = [z.requires_grad_() for z in (*mixed.high, *mixed.low)]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         loss = sslkern.swav_loss(*mixed)
     grads = torch.autograd.grad(loss, leaves)
     close(loss, expected["loss"], 1e-6)
@@ -1020,7 +1021,7 @@ def test_autocast_promotes_mixed_dtypes(wide: str) -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     prototypes = torch.nn.Linear(5, 40, bias=False)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         scores = [prototypes(torch.randn(6, 5)) for _ in range(4)]
         loss = sslkern.swav_loss(scores[:2], scores[2:])
     loss.backward()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import autocast
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -457,7 +458,7 @@ def test_compiles_with_inductor() -> None:
 
 def test_autocast_changes_nothing_and_promotes() -> None:
     expected = sslkern.tico_loss(A, B, C)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         assert torch.equal(sslkern.tico_loss(A, B, C), expected)
         mixed = sslkern.tico_loss(A.bfloat16(), B.bfloat16().float(), C)
     assert torch.equal(mixed, sslkern.tico_loss(A.bfloat16(), B.bfloat16(), C))
@@ -465,7 +466,7 @@ def test_autocast_changes_nothing_and_promotes() -> None:
 
 def test_autocast_trains_through_a_layer() -> None:
     layer, loss_fn = torch.nn.Linear(5, 4), TiCoLoss()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with autocast():
         z = layer(torch.randn(8, 5))
         loss = loss_fn(z, z.detach().flip(0))
     loss.backward()

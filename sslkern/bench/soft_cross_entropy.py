@@ -50,7 +50,8 @@ def flops(size: Size) -> int:
     return (4 * (2 * 6 + 6) + 10) * size.rows * size.dim
 
 
-def _at_dino_temperatures(loss_fn: LossFn) -> LossFn:
+def at_dino_temperatures(loss_fn: LossFn) -> LossFn:
+    """The loss of student, teacher and center."""
     return lambda student, teacher, center: loss_fn(
         student,
         teacher,
@@ -86,14 +87,14 @@ CASE = Case(
     title="Soft cross entropy (DINO)",
     make_inputs=make_inputs,
     check_size=check_size,
-    reference=_at_dino_temperatures(reference.soft_cross_entropy),
+    reference=at_dino_temperatures(reference.soft_cross_entropy),
     reference_matrices=7.3,
     flops=flops,
     columns=lambda size: size.dim,
     gradients=1,
     contenders=(
         *standard_contenders(
-            "soft_cross_entropy", _at_dino_temperatures, kernel=1, eager=5.5, compiled=1.3
+            "soft_cross_entropy", at_dino_temperatures, kernel=1, eager=5.5, compiled=1.3
         ),
         loss_contender(
             "dino", "softmax and log_softmax as in DINO", lambda size: _dino, matrices=4

@@ -42,7 +42,8 @@ def flops(size: Size) -> int:
     return (2 * 6 + 9) * exponentials * size.rows * size.dim
 
 
-def _of_views(loss_fn: LossFn) -> LossFn:
+def of_views(loss_fn: LossFn) -> LossFn:
+    """The loss of all views in a row, the high ones first."""
     return lambda *views: loss_fn(views[:HIGH], views[HIGH:])
 
 
@@ -77,12 +78,12 @@ CASE = Case(
     title=f"SwAV, {HIGH} + {LOW} crops",
     make_inputs=make_inputs,
     check_size=sinkhorn.check_size,
-    reference=_of_views(reference.swav_loss),
+    reference=of_views(reference.swav_loss),
     reference_matrices=60,
     flops=flops,
     columns=lambda size: size.dim,
     contenders=(
-        *standard_contenders("swav_loss", _of_views, kernel=9, eager=60, compiled=40),
+        *standard_contenders("swav_loss", of_views, kernel=9, eager=60, compiled=40),
         loss_contender("lightly", "SwaVLoss, eager", _load_lightly, matrices=60, peer="lightly"),
         traffic_floor(
             "all views read twice, the assigned ones three times more, all gradients written",

