@@ -103,16 +103,18 @@ SSLKERN_DEVICE void for_each_result(Results<P>& c, const F& f) {
 template <class P>
 SSLKERN_DEVICE void multiply_chunk(Results<P>& c, const unsigned char* a, const unsigned char* b,
                                    const Place<P>& at) {
+  const auto add_to = [&](Results<P>& sums) {
+#pragma unroll
+    for (int step = 0; step < kChunkBytes / 32; ++step) multiply_step<P>(sums, a, b, step, at);
+  };
   if constexpr (P::kAddsChunks) {
     Results<P> own;
     clear<P>(own);
-#pragma unroll
-    for (int step = 0; step < kChunkBytes / 32; ++step) multiply_step<P>(own, a, b, step, at);
+    add_to(own);
     for_each_result<P>(
         own, [&](typename P::Working x, int m, int h, int j, int i) { c[m][j][2 * h + i] += x; });
   } else {
-#pragma unroll
-    for (int step = 0; step < kChunkBytes / 32; ++step) multiply_step<P>(c, a, b, step, at);
+    add_to(c);
   }
 }
 
