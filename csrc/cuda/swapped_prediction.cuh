@@ -4,15 +4,17 @@
 // A team takes a row of the batch and a group of its views, all of them where there are rows
 // enough. Its threads own columns, of all views alike: targets never leave them. Each view comes
 // from memory once. Targets follow from the exponents of the assigned views and one sum of a row
-// each: of two views, as many as SwAV assigns, the exponents of a row stay in shared memory; others
-// are read again, with their potentials, from the first-level cache.
+// each: of at most two views, as many as SwAV assigns, the exponents of a row stay in shared memory
+// if it has no more columns than the team holds at once; others are read again, with their
+// potentials, from the first-level cache.
 #pragma once
 #include "contract/swapped_prediction.h"
 #include "cuda/assignment.cuh"
 
 namespace sslkern::cuda {
 
-// Of a multiprocessor: as many as have registers for all that a row needs.
+// Of a multiprocessor: as many as have registers for all that a row needs, which is what nvcc is
+// told. Shared memory is enough for as many, but of sm_120 for two.
 template <class E>
 constexpr int kBlocksOfRows = sizeof(E) == 8 ? 2 : 3;
 
@@ -174,7 +176,7 @@ struct OnlinePrediction {
   }
 };
 
-// Grid (rows x groups / teams), block kAssignThreads, 37 to 41 KiB of shared memory. Per element of
+// Grid (rows x groups / teams), block kAssignThreads, 33 to 41 KiB of shared memory. Per element of
 // a view: its bytes once, one exponential, and for its targets at most one more for each assigned
 // view; of an assigned view one more exponential, its bytes and 8 of a potential from a cache.
 template <class E, int kTeam>

@@ -36,18 +36,20 @@ a large D, and where all is executed."""
 EPILOG = """\
 reading the table
   matrix ... DRAM  least time of each unit in ms; a kernel is given the largest of them. Nothing
-                   is modelled of latency, occupancy, launches or what does not overlap
+                   is modelled of latency, occupancy, launches or what does not overlap. The limit
+                   may be fp64 or convert, too, which have no column
   issue            PTX instructions without moves; machine code has fewer for addresses
   L2               all sectors asked for, as if the first cache held nothing
   DRAM             sectors asked for at least once by a launch
   eff              bytes asked for of those in the sectors
   conflicts        wavefronts of shared memory beyond the least, of all
   fit              how far the check of the counts was off; exact: not at all, or all was executed
-  products         matrix products by the library, at the dense peak; of float32, which those of
-                   columns (cross_correlation, covariance) are always, by multiply-adds
+  products         matrix products by the library, at the dense peak; of float32 by multiply-adds.
+                   Those of columns (cross_correlation, covariance) are in float32 for half types
   floor            the largest of: products (of kernels by mma.sync, of the library at the
                    dense peak), the exponentials, and what is read and written: embeddings once,
-                   scores of sinkhorn, swav and soft_cross_entropy as often as passes need them
+                   scores of sinkhorn, swav and soft_cross_entropy as often as passes need them.
+                   All similarities count, also where they are symmetric (ntxent, supcon)
 
 inputs
   those of `bench` at random, but: supcon has classes of two, linear_cross_entropy as many classes

@@ -1,13 +1,14 @@
 """Counts of large sizes from those of small ones.
 
-With T tiles of rows and as many of columns, which are split among s blocks, every count of a
-kernel that walks along tiles is a sum of four terms, exactly:
+With T tiles of rows and as many of columns, which are split among s blocks, and the rows launched
+in L parts, every count of a kernel that walks along tiles is a sum of a few terms, exactly:
 
-    launches, T, T^2 (pairs of tiles), T s (blocks)
+    1, L, T, T^2 (pairs of tiles), T s (blocks), L T (columns, which each launch reads),
+    T if L > 1 (what a part reads of its rows alone), T^2 / L (what each part leaves to the next)
 
-Four runs leave nothing to adjust; a fifth, larger one says whether the fit holds. It does not quite
-where nvcc unrolls a loop over s, or over rows in a kernel of a single block: what is left of an
-unrolled loop is no multiple of anything. Those kernels are small.
+As many runs leave nothing to adjust; one more, larger, says whether the fit holds. It does not
+quite where nvcc unrolls a loop over s, or over rows in a kernel of a single block: what is left of
+an unrolled loop is no multiple of anything. Those kernels are small.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ class Walk:
     launches: int = 1
 
     @property
-    def terms(self) -> tuple[int, int, int, int]:
+    def terms(self) -> tuple[float, ...]:
         """What counts are sums of multiples of."""
-        return self.launches, self.tiles, self.tiles**2, self.tiles * self.splits
+        t, launches = self.tiles, self.launches
+        of_parts = launches, launches * t, t * (launches > 1), t**2 / launches
+        return 1, t, t**2, t * self.splits, *of_parts
 
 
-SMALL = (Walk(4, 1), Walk(4, 2), Walk(6, 2), Walk(8, 2))
-CHECK = Walk(10, 4)
-"""Every tile has its kinds of neighbours from four on; the sums that blocks write, 8 bytes each,
-fill whole sectors."""
+SMALL = (
+    *(Walk(4, 1), Walk(4, 2), Walk(6, 2), Walk(8, 2)),
+    *(Walk(4, 2, 2), Walk(8, 2, 2), Walk(8, 2, 4), Walk(6, 2, 3)),
+)
+CHECK = Walk(10, 4, 5)
+"""Every tile has its kinds of neighbours from four on, and every part from two; the sums that
+blocks write, 8 bytes each, fill whole sectors."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,16 @@ class Fit:
 
 
 def fit(runs: Sequence[tuple[Walk, Counts]], check: tuple[Walk, Counts]) -> Fit:
-    """Solve for the multiples and compare with one more run; the error is the largest relative."""
+    """Solve for the multiples and compare with one more run; the error is the largest relative.
+
+    Of passes that are never launched in parts some terms are the same: the least multiples do.
+    """
     terms = np.array([walk.terms for walk, _ in runs], dtype=np.float64)
     names = sorted({name for _, counts in [*runs, check] for name in counts})
     factors = {}
     for name in names:
         values = np.array([counts.get(name, 0) for _, counts in runs], dtype=np.float64)
-        solved = np.linalg.solve(terms, values)
+        solved = np.linalg.lstsq(terms, values)[0]
         factors[name] = tuple(float(x) for x in solved)
     walk, counts = check
     error = max(_error(_value(factors[name], walk), counts.get(name, 0)) for name in names)

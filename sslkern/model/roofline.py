@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sslkern.model.counts import Counts, matrix_flop, total
 from sslkern.model.gpus import Gpu
 
-# Moves and loads of parameters are PTX's own way to name registers: machine code has none of them.
+# Moves are PTX's own way to name registers: machine code has few of them.
 NOT_ISSUED = ("issued move",)
 
 # Comparisons and selections run where integers do.

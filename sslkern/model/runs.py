@@ -27,6 +27,7 @@ def run(
     loss_fn: Callable[..., Tensor],
     inputs: tuple[Tensor, ...],
     gradients: int | None = None,
+    before: Callable[[str], None] = lambda part: None,
 ) -> Run:
     """Forward, and backward where there is one.
 
@@ -35,6 +36,7 @@ def run(
         loss_fn: Of the inputs.
         inputs: The first ones are leaves.
         gradients: How many of them get a gradient: all by default.
+        before: Called before each pass with its name.
 
     Raises:
         RuntimeError: If the emulation finds a fault.
@@ -45,13 +47,14 @@ def run(
     try:
         loss = None
         for name in PASSES:
+            before(name)
             library.count(True)
-            before = C.product_flop()
+            flop_before = C.product_flop()
             if loss is None:
                 loss = loss_fn(*leaves, *inputs[len(leaves) :])
             elif loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
-            flop[name] = C.product_flop() - before
+            flop[name] = C.product_flop() - flop_before
             launches = library.counts()
             library.count(False)
             kernels[name] = counts_of(launches)

@@ -23,6 +23,7 @@ from sslkern.model.work import PASSES, Counted, Work
 from sslkern.ops._extension import C
 
 TILE = 128
+MOST_ROWS, MOST_DIMS = 1 << 30, 1 << 15
 
 
 @dataclass(frozen=True)
@@ -32,54 +33,57 @@ class Walking:
     name: str
     make_inputs: Callable[[Size, torch.dtype], tuple[Tensor, ...]]
     loss: Callable[..., Tensor]
-    parted: str  # the kernel of gradients, launched for a part of the rows at a time
     gradients: int  # embeddings with a gradient; one product of the library each
     embeddings: int  # matrices of N rows
     step: int = TILE  # what N is a multiple of, so that all tiles are whole
     formed: bool = False  # whether the forward pass forms the gradients; torch scales them
-    summed: str = ""  # the kernel of the forward pass, if that sums columns, a part at a time, too
+    summed: bool = False  # whether the forward pass sums columns, of a part of the rows at a time
     default_sizes: tuple[Size, ...] = (Size(32768, 128), Size(32768, 256))
 
     def check_size(self, size: Size) -> None:
-        """Raise ValueError for what counts of whole tiles say nothing about."""
+        """Raise ValueError for what counts of whole tiles say nothing about, and for no GPU's size.
+
+        As many rows as the check has are executed, of whatever D.
+        """
         if size.rows < self.step or size.rows % self.step or size.dim < 1:
             raise ValueError(
                 f"expected N in size {size} to be a multiple of {self.step} and D at least 1,"
                 f" got {size}"
             )
+        if size.rows > MOST_ROWS:
+            raise ValueError(f"expected N in size {size} to be at most {MOST_ROWS}, got {size}")
+        if size.dim > MOST_DIMS:
+            raise ValueError(f"expected D in size {size} to be at most {MOST_DIMS}, got {size}")
 
     def product_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """That of the inputs."""
         return dtype
 
-    def walk(self, part: str, kernel: str, size: Size, dtype: torch.dtype) -> Walk:
-        """How a kernel is launched at a size: what csrc/ops/packed.h decides."""
+    def walk(self, part: str, size: Size, dtype: torch.dtype) -> Walk:
+        """How the kernels of a pass are launched at a size: what csrc/ops/packed.h decides."""
         rows = at_once = size.rows
         if self._gives_gradients(part):
             adds = self.gradients > 1
             at_once = C.gradient_rows(rows, rows, size.dim, dtype.itemsize, adds)
         elif self.summed:
             at_once = C.column_rows(rows, rows, dtype.itemsize)
-        launches = -(-rows // at_once) if kernel in (self.parted, self.summed) else 1
-        return Walk(rows // TILE, C.column_splits(at_once, rows), launches)
+        return Walk(rows // TILE, C.column_splits(at_once, rows), -(-rows // at_once))
 
     def count(self, library: Any, size: Size, dtype: torch.dtype) -> Counted:
         """By the fits of small sizes."""
         found = fits(library, self, size.dim, dtype)
-        kernels = {
-            part: {
-                kernel: (fit.at(self.walk(part, kernel, size, dtype)), fit.error)
-                for kernel, fit in found.kernels[part].items()
-            }
-            for part in PASSES
-        }
-        tiles = Walk(size.rows // TILE, 1)
-        return Counted(
-            kernels, {part: x.at(tiles)["flop"] for part, x in found.product_flop.items()}
-        )
+        kernels, products = {}, {}
+        for part in PASSES:
+            walk = self.walk(part, size, dtype)
+            counts = {kernel: (x.at(walk), x.error) for kernel, x in found.kernels[part].items()}
+            kernels[part] = {k: x for k, x in counts.items() if x[0]["launches"] > 0.5}
+            products[part] = found.product_flop[part].at(walk)["flop"]
+        return Counted(kernels, products)
 
     def work(self, part: str, size: Size, dtype: torch.dtype) -> Work:
-        """Of versions with a row of blocks per row of tiles.
+        """Of versions with a row of blocks per row of tiles, which compute all similarities.
+
+        Those of one set of rows are symmetric, and half of them would do.
 
         Forward one product and N^2 exponentials; the same again backward, and a product for each
         gradient. The first is that of the kernels, the others are the library's. Memory: the
@@ -112,14 +116,15 @@ class Fits:
 @cache
 def fits(library: Any, op: Walking, dim: int, dtype: torch.dtype) -> Fits:
     """Run the small sizes and the check."""
-    runs = [(walk, run_walk(library, op, walk, dim, dtype)) for walk in (*SMALL, CHECK)]
+    runs = [run_walk(library, op, walk, dim, dtype) for walk in (*SMALL, CHECK)]
     kernels, products = {}, {}
     for part in PASSES:
+        names = dict.fromkeys(name for r in runs for name in r.run.kernels[part])
         kernels[part] = {
-            kernel: _fit([(walk, r.kernels[part][kernel]) for walk, r in runs])
-            for kernel in runs[0][1].kernels[part]
+            name: _fit([(r.walks[part], r.run.kernels[part].get(name, {})) for r in runs])
+            for name in names
         }
-        products[part] = _fit([(walk, {"flop": r.product_flop[part]}) for walk, r in runs])
+        products[part] = _fit([(r.walks[part], {"flop": r.run.product_flop[part]}) for r in runs])
     return Fits(kernels, products)
 
 
@@ -127,13 +132,40 @@ def _fit(runs: list[tuple[Walk, Counts]]) -> Fit:
     return fit(runs[:-1], runs[-1])
 
 
-def run_walk(library: Any, op: Walking, walk: Walk, dim: int, dtype: torch.dtype) -> Run:
-    """Forward and backward of so many tiles, split as the walk says."""
-    C.set_column_blocks(walk.tiles * walk.splits)
+@dataclass(frozen=True)
+class Walked:
+    """A run, and how its passes were launched."""
+
+    run: Run
+    walks: dict[str, Walk]
+
+
+def run_walk(library: Any, op: Walking, walk: Walk, dim: int, dtype: torch.dtype) -> Walked:
+    """Forward and backward of so many tiles, split as the walk says, in parts where a pass is."""
+    size = Size(walk.tiles * TILE, dim)
+    walks = {}
+
+    def before(part: str) -> None:
+        _launch_in_parts(op, part, walk.launches, size, dtype)
+        launches = op.walk(part, size, dtype).launches
+        C.set_column_blocks(walk.tiles // launches * walk.splits)
+        walks[part] = op.walk(part, size, dtype)
+
     try:
-        return run(library, op.loss, op.make_inputs(Size(walk.tiles * TILE, dim), dtype))
+        found = run(library, op.loss, op.make_inputs(size, dtype), before=before)
     finally:
         C.set_column_blocks()
+        C.set_part_bytes()
+    return Walked(found, walks)
+
+
+def _launch_in_parts(op: Walking, part: str, launches: int, size: Size, dtype: torch.dtype) -> None:
+    """As few bytes as lead to no more launches."""
+    most = 1.0
+    C.set_part_bytes(1)
+    while op.walk(part, size, dtype).launches > launches:
+        most *= 1.1
+        C.set_part_bytes(int(most))
 
 
 def _supcon_of_pairs(z: Tensor) -> Tensor:
@@ -152,7 +184,6 @@ WALKING = (
         make_inputs=ntxent.make_inputs,
         loss=ntxent.call(sslkern.ntxent_loss),
         step=2 * TILE,  # two views, each of whole tiles
-        parted="ntxent_tiles_kernel",
         gradients=1,  # G + G^T times both views
         embeddings=1,
     ),
@@ -160,7 +191,6 @@ WALKING = (
         name="info_nce",
         make_inputs=clip.make_features,
         loss=partial(sslkern.info_nce_loss, temperature=info_nce.TEMPERATURE),
-        parted="info_nce_tiles_kernel",
         gradients=2,
         embeddings=2,
     ),
@@ -168,16 +198,14 @@ WALKING = (
         name="clip",
         make_inputs=clip.make_inputs,
         loss=sslkern.clip_loss,
-        parted="info_nce_tiles_kernel",
         gradients=2,
         embeddings=2,
-        summed="info_nce_fwd_kernel",
+        summed=True,
     ),
     Walking(
         name="siglip",
         make_inputs=siglip.make_inputs,
         loss=sslkern.siglip_loss,
-        parted="siglip_tiles_kernel",
         gradients=2,
         embeddings=2,
         formed=True,
@@ -186,7 +214,6 @@ WALKING = (
         name="supcon",
         make_inputs=supcon.make_inputs,
         loss=_supcon_of_pairs,
-        parted="supcon_tiles_kernel",
         gradients=1,
         embeddings=1,
     ),
@@ -194,7 +221,6 @@ WALKING = (
         name="linear_cross_entropy",
         make_inputs=clip.make_features,
         loss=_of_own_class,
-        parted="linear_cross_entropy_tiles_kernel",
         gradients=2,
         embeddings=2,
     ),

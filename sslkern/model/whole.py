@@ -63,7 +63,7 @@ class Whole:
             )
 
     def product_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Of standardised columns, which half types would round."""
+        """That of the arithmetic: only those of columns have products, which are standardised."""
         return working_dtype(dtype)
 
     def count(self, library: Any, size: Size, dtype: torch.dtype) -> Counted:
@@ -96,7 +96,8 @@ def _sinkhorn(size: Size, itemsize: int) -> dict[str, Work]:
 def _swav(size: Size, itemsize: int) -> dict[str, Work]:
     """All views read in each pass; those that are assigned, once more for each iteration.
 
-    The backward pass has the same exponentials of views and their targets.
+    The backward pass has the same exponentials of views and their targets. Of few rows iterations
+    are as in `_sinkhorn`.
     """
     n, high = _matrix(size), swapped_prediction.HIGH
     views, iterations = high + swapped_prediction.LOW, sinkhorn.ITERATIONS * high
@@ -125,17 +126,21 @@ def _views(size: Size, itemsize: int) -> dict[str, Work]:
 
 
 def _negative_sampling(size: Size, itemsize: int) -> dict[str, Work]:
-    """The query and, once, all rows that are drawn, in each pass; the query's gradient.
+    """The query and, once, all rows that are drawn, in each pass; the gradients of both.
 
-    What torch makes of the logits is in no kernel.
+    What torch makes of the logits is in no kernel, nor are the zeros of all other rows' gradient.
     """
     rows, logits = sampled_logits.VOCABULARY, size.rows * (sampled_logits.NEGATIVES + 1)
     drawn = -rows * math.expm1(logits * math.log1p(-1 / rows))  # at least once, as expected
     read = (drawn + size.rows) * size.dim
     return {
         "forward": Work(read * itemsize),
-        "backward": Work((read + _matrix(size)) * itemsize),
+        "backward": Work(2 * read * itemsize),
     }
+
+
+def _both_matrices(size: Size) -> int:
+    return 2 * _matrix(size)
 
 
 def _sampled(size: Size) -> int:
@@ -162,7 +167,7 @@ WHOLE = (
         soft_cross_entropy.CASE,
         soft_cross_entropy.at_dino_temperatures(sslkern.soft_cross_entropy),
         _soft_cross_entropy,
-        _matrix,
+        _both_matrices,
     ),
     Whole(cross_correlation.CASE, sslkern.barlow_twins_loss, _views, _views_and_products),
     Whole(covariance.CASE, sslkern.vicreg_loss, _views, _views_and_products),

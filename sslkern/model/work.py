@@ -27,7 +27,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Work:
-    """Of a pass: what no version of it can avoid."""
+    """Of a pass: what no version can avoid, of those that the operator's docstring names."""
 
     bytes: float
     """Moved between the multiprocessors and DRAM, as if no cache kept them from pass to pass."""
@@ -39,10 +39,10 @@ class Work:
 
     def seconds(self, dtype: torch.dtype, gpu: Gpu) -> dict[str, float]:
         """By unit, with products of a dtype; the pass takes no less than the largest."""
-        share = 1.0 if dtype == torch.float64 else gpu.mma_share
-        products = self.kernel_flop / share + self.product_flop
+        products = self.kernel_flop / kernel_rate(dtype, gpu)
+        products += self.product_flop / product_rate(dtype, gpu)
         return {
-            "matrix": products / product_rate(dtype, gpu),
+            "matrix": products,
             "exponentials": self.exponentials / (gpu.special * gpu.cycles),
             "memory": self.bytes / gpu.dram_bytes,
         }
@@ -50,11 +50,16 @@ class Work:
 
 def product_rate(dtype: torch.dtype, gpu: Gpu) -> float:
     """Operations per second of a product: the dense peak, of float32 by three tf32 products."""
-    if dtype == torch.float64:
-        return 2 * gpu.fp64 * gpu.cycles
     if dtype == torch.float32:
         return gpu.dense("tf32") / 3
-    return gpu.dense("bf16")
+    return gpu.dense("f64" if dtype == torch.float64 else "bf16")
+
+
+def kernel_rate(dtype: torch.dtype, gpu: Gpu) -> float:
+    """The same of kernels: by ``mma.sync``, of float64 by multiply-adds."""
+    if dtype == torch.float64:
+        return 2 * gpu.fp64 * gpu.cycles
+    return gpu.mma_share * product_rate(dtype, gpu)
 
 
 def library_rate(dtype: torch.dtype, gpu: Gpu) -> float:
